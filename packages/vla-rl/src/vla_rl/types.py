@@ -1,0 +1,124 @@
+"""What vla-rl consumes (environments, progress models) and produces (policies)."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+from jaxtyping import Float
+from torch import Generator, Tensor
+
+Observation = Mapping[str, Any]
+"""``observation.images.<camera>``: uint8 ``(n, h, w, 3)`` RGB; ``observation.state``: float32
+``(n, p)``; ``task``: list of ``n`` instructions. Arrays or tensors."""
+
+ImitationBatch = Mapping[str, Any]
+"""An `Observation` plus ``action`` float32 ``(n, k, a)`` and ``action_is_pad`` bool ``(n, k)``."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ActOutput:
+    """A policy's decision for ``n`` environments."""
+
+    actions: Float[Tensor, "n k a"]
+    """Action chunk in the environment's units."""
+    log_prob: Float[Tensor, "n k a"]
+    """Log-probability of each action token under the sampling distribution, float32."""
+    value: Float[Tensor, " n"] | None
+    """Critic's estimate of the return, where the policy has a critic."""
+    replay: dict[str, Tensor]
+    """All that `Policy.evaluate` needs to score the same decision again; ``n`` rows each."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateOutput:
+    """A past decision under the present parameters."""
+
+    log_prob: Float[Tensor, "n k a"]
+    entropy: Float[Tensor, "n k a"]
+    value: Float[Tensor, " n"] | None
+
+
+class Policy(Protocol):
+    """What the algorithms need of a policy."""
+
+    def act(
+        self,
+        obs: Observation,
+        *,
+        generator: Generator | None = None,
+        deterministic: bool = False,
+    ) -> ActOutput:
+        """Choose a chunk of actions; greedy when ``deterministic``."""
+        ...
+
+    def evaluate(self, replay: Mapping[str, Tensor]) -> EvaluateOutput:
+        """Score decisions made earlier."""
+        ...
+
+    def imitation_loss(
+        self, batch: ImitationBatch, *, reduction: Literal["none", "mean"] = "none"
+    ) -> Tensor:
+        """Behaviour-cloning loss per sample ``(n,)``, or its mean."""
+        ...
+
+
+class ChunkStep(Protocol):
+    """What a vector environment reports about a chunk of ``k`` primitive steps."""
+
+    @property
+    def observation(self) -> Any:
+        """`Observation` after the chunk."""
+        ...
+
+    @property
+    def reward(self) -> Any:
+        """``(n, k)`` float."""
+        ...
+
+    @property
+    def terminated(self) -> Any:
+        """``(n, k)`` bool, at the step that ended an episode."""
+        ...
+
+    @property
+    def truncated(self) -> Any:
+        """``(n, k)`` bool, at the step that met the time limit."""
+        ...
+
+    @property
+    def valid(self) -> Any:
+        """``(n, k)`` bool, false where the action was not executed."""
+        ...
+
+    @property
+    def info(self) -> Any:
+        """``success`` ``(n, k)`` bool; ``final_obs`` (`Observation`); ``_final_obs`` ``(n,)`` bool."""
+        ...
+
+
+class VecEnv(Protocol):
+    """What rollouts need of a vector environment."""
+
+    num_envs: int
+
+    def reset(
+        self, *, seed: int | Sequence[int] | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, Any]:
+        """Start an episode in every environment; returns ``(observation, info)``."""
+        ...
+
+    def step_chunk(self, actions: Any) -> ChunkStep:
+        """Execute ``actions`` ``(n, k, a)``."""
+        ...
+
+
+class ProgressModel(Protocol):
+    """What reward shaping needs of a value model."""
+
+    def reset(self, env_mask: Any = None) -> None:
+        """Forget the history of the environments in ``env_mask``; all when None."""
+        ...
+
+    def progress(self, obs: Observation) -> Float[Tensor, " n"]:
+        """Progress in [0, 1] of the newest frame of each environment."""
+        ...
