@@ -1,0 +1,1 @@
+"""Scripted experts: waypoint controllers that read the simulator's state."""

@@ -1,0 +1,97 @@
+"""The fast path against stock ManiSkill."""
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from bench_adapters.testing import check_environment
+
+from bench_adapters.envs import maniskill
+from bench_adapters.errors import SimulatorUnavailableError
+
+pytestmark = pytest.mark.simulator
+SIZE = 128
+ACTIONS = np.random.default_rng(0).uniform(-1, 1, (8, 4)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def env():
+    environment = maniskill.make("PickCube-v1", cameras=("base_camera",), image_size=SIZE)
+    yield environment
+    environment.close()
+
+
+@pytest.fixture(scope="module")
+def stock():
+    environment = gym.make(
+        "PickCube-v1",
+        obs_mode="rgb",
+        control_mode="pd_ee_delta_pos",
+        robot_uids="panda_wristcam",
+        sim_backend="physx_cpu",
+        render_backend="cpu",
+        sensor_configs={"shader_pack": "minimal", "width": SIZE, "height": SIZE},
+    )
+    yield environment
+    environment.close()
+
+
+def test_environment_keeps_its_contract(env):
+    check_environment(env)
+
+
+def test_chunk_reaches_the_states_of_stock_steps(env, stock):
+    env.reset(3)
+    stock.reset(seed=3)
+    chunk = env.step_chunk(ACTIONS)
+    for action in ACTIONS:
+        observation, *_ = stock.step(action)
+    assert chunk.valid.all()
+    # float32 order of operations differs between plain floats and batched tensors
+    np.testing.assert_allclose(
+        env.env.get_state(), stock.unwrapped.get_state(), atol=1e-4, rtol=1e-4
+    )
+    difference = np.abs(
+        chunk.observation["observation.images.base_camera"].astype(int)
+        - observation["sensor_data"]["base_camera"]["rgb"][0].numpy()
+    )
+    assert 0 < difference.mean() <= 1.0  # of 255: decimated, yet the same picture
+
+
+def test_episode_does_not_depend_on_what_ran_before(env):
+    first = env.reset(5)
+    first_end = env.step_chunk(ACTIONS)
+    env.reset(6)
+    env.step_chunk(-ACTIONS)
+    again = env.reset(5)
+    np.testing.assert_array_equal(first["observation.state"], again["observation.state"])
+    for key in ("observation.state", "observation.images.base_camera"):
+        np.testing.assert_array_equal(
+            first_end.observation[key], env.step_chunk(ACTIONS).observation[key]
+        )
+
+
+def test_time_limit_truncates_inside_a_chunk(env):
+    env.reset(0)
+    still = np.zeros((env.max_episode_steps + 3, 4), np.float32)
+    chunk = env.step_chunk(still)
+    assert chunk.truncated.sum() == 1
+    assert chunk.truncated[env.max_episode_steps - 1]
+    assert chunk.valid.sum() == env.max_episode_steps
+    assert not chunk.terminated.any()
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"name": "PickPear-v1"}, "unknown ManiSkill task 'PickPear-v1'.*PickCube-v1"),
+        ({"name": "PickCube-v1", "cameras": ("nose",)}, "unknown cameras .'nose'.*base_camera"),
+    ],
+)
+def test_unknown_names_list_the_known(kwargs, message):
+    with pytest.raises(ValueError, match=message):
+        maniskill.make(**kwargs)
+
+
+def test_missing_assets_are_an_error_and_not_a_prompt(monkeypatch, tmp_path):
+    with pytest.raises(SimulatorUnavailableError, match="download_asset PickSingleYCB-v1"):
+        maniskill.make("PickSingleYCB-v1")
