@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 
 import gymnasium as gym
+import mani_skill.envs  # noqa: F401  registers the stock tasks
 import numpy as np
 from tqdm import tqdm
 

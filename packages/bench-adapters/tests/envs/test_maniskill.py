@@ -80,6 +80,20 @@ def test_time_limit_truncates_inside_a_chunk(env):
     assert not chunk.terminated.any()
 
 
+def test_ignored_terminations_run_to_the_time_limit():
+    env = maniskill.make(
+        "PickCube-v1", image_size=16, max_episode_steps=40, ignore_terminations=True
+    )
+    env.reset(0)
+    expert = env.make_expert(noise=0.0, failure=None, rng=np.random.default_rng(0))
+    expert.reset()
+    chunks = [env.step_chunk(expert.act()[0][None]) for _ in range(40)]
+    env.close()
+    assert sum(chunk.success[0] for chunk in chunks) > 1
+    assert not any(chunk.terminated[0] for chunk in chunks)
+    assert chunks[-1].truncated[0]
+
+
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [

@@ -39,9 +39,7 @@ def test_normals_above_the_crease_equal_a_loop_over_faces():
         around = [f for f in range(12) if (CUBE[FACES[f]] == position).all(1).any()]
         near = [f for f in around if area[f] @ area[corner // 3] > np.cos(np.deg2rad(100))]
         expected = area[near].sum(0)
-        np.testing.assert_allclose(
-            normals[corner], expected / np.linalg.norm(expected), atol=1e-6
-        )
+        np.testing.assert_allclose(normals[corner], expected / np.linalg.norm(expected), atol=1e-6)
 
 
 @pytest.mark.parametrize("linear", [True, False])

@@ -92,7 +92,7 @@ class ChunkStep(Protocol):
 
     @property
     def info(self) -> Any:
-        """``success`` ``(n, k)`` bool; ``final_obs`` (`Observation`); ``_final_obs`` ``(n,)`` bool."""
+        """``success`` ``(n, k)``, ``final_obs`` (`Observation`), ``_final_obs`` ``(n,)`` bool."""
         ...
 
 

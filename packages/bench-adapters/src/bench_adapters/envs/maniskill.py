@@ -6,7 +6,7 @@ and inside a chunk the simulation advances without observing.
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib.metadata import version
 from typing import Any
@@ -67,11 +67,13 @@ class ManiSkillEnvironment:
         name: ManiSkill task id, for example ``PickCube-v1``.
         cameras: Sensors to render, by ManiSkill's names; ``hand_camera`` and ``base_camera`` exist
             on ``panda_wristcam``.
-        image_size: Height and width of every frame in pixels.
+        image_size: Height and width of the frames in pixels, one number or one per camera.
         robot_uids: ManiSkill robot.
         control_mode: ManiSkill controller; ``pd_ee_delta_pos`` moves the tool by up to ±0.1 m per
             step in the robot's base frame, last dimension the gripper (1 open, −1 closed).
         max_episode_steps: Time limit in primitive steps (20 per second); the task's own when None.
+        ignore_terminations: Go on after success until the time limit, so that success at the end
+            can differ from success at any time.
         max_visual_triangles: Triangles each rendered body keeps; 0 leaves the meshes alone.
         reward_mode: ``sparse`` (1 on success) or one of ManiSkill's dense modes.
 
@@ -85,10 +87,11 @@ class ManiSkillEnvironment:
         name: str,
         *,
         cameras: Sequence[str] = ("hand_camera",),
-        image_size: int = 64,
+        image_size: int | Mapping[str, int] = 64,
         robot_uids: str = "panda_wristcam",
         control_mode: str = "pd_ee_delta_pos",
         max_episode_steps: int | None = None,
+        ignore_terminations: bool = False,
         max_visual_triangles: int = 1500,
         reward_mode: str = "sparse",
     ) -> None:
@@ -107,12 +110,21 @@ class ManiSkillEnvironment:
             "sapien": version("sapien"),
         }
         self._cameras = tuple(cameras)
+        self._ignore_terminations = ignore_terminations
+        sizes = (
+            {camera: image_size for camera in cameras}
+            if isinstance(image_size, int)
+            else dict(image_size)
+        )
         self.env = self._build(
             spec,
             robot_uids=robot_uids,
             control_mode=control_mode,
             reward_mode=reward_mode,
-            sensor_configs={"shader_pack": "minimal", "width": image_size, "height": image_size},
+            sensor_configs={
+                "shader_pack": "minimal",
+                **{camera: {"width": size, "height": size} for camera, size in sizes.items()},
+            },
             max_visual_triangles=max_visual_triangles,
         )
         self._elapsed = 0
@@ -120,10 +132,14 @@ class ManiSkillEnvironment:
         space = self.env.single_action_space
         self.action_space = gym.spaces.Box(space.low, space.high, dtype=np.float32)
         state_dim = len(self._state(self.env.get_info()))
-        image = gym.spaces.Box(0, 255, (image_size, image_size, 3), np.uint8)
         self.observation_space = gym.spaces.Dict(
             {
-                **{f"observation.images.{camera}": image for camera in self._cameras},
+                **{
+                    f"observation.images.{camera}": gym.spaces.Box(
+                        0, 255, (sizes[camera], sizes[camera], 3), np.uint8
+                    )
+                    for camera in self._cameras
+                },
                 "observation.state": gym.spaces.Box(-np.inf, np.inf, (state_dim,), np.float32),
             }
         )
@@ -181,9 +197,11 @@ class ManiSkillEnvironment:
             if self._ended:
                 break
             info = self.env.advance(np.asarray(action, np.float32))
+            self._elapsed += 1
             success[i] = bool(info.get("success", False))
             reward[i] = self._reward(info, action)
-            terminated[i] = success[i] or bool(info.get("fail", False))
+            ending = success[i] or bool(info.get("fail", False))
+            terminated[i] = ending and not self._ignore_terminations
             truncated[i] = self._elapsed >= self.max_episode_steps and not terminated[i]
             valid[i] = True
             self._ended = bool(terminated[i] or truncated[i])

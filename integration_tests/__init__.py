@@ -1,0 +1,1 @@
+"""Tests and pipelines in which the four packages meet."""

@@ -1,0 +1,106 @@
+"""Run a pipeline stage once: finished stages are reused, interrupted ones are continued."""
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+Result = dict[str, Any]
+
+
+class StageError(RuntimeError):
+    """The output folder cannot be used; the message says what to do."""
+
+
+class Stages:
+    """The stages of one run, each with a folder and, when it is finished, a ``done.json``.
+
+    A stage's fingerprint covers its own settings and those of every stage before it, so that a
+    folder made with other settings is never mistaken for this run's.
+
+    Args:
+        out: Folder of the run; created when it does not exist.
+
+    Raises:
+        StageError: If ``out`` cannot be written.
+    """
+
+    def __init__(self, out: Path) -> None:
+        self.out = out
+        self._fingerprint = ""
+        self.folders: dict[str, Path] = {}
+        self.results: dict[str, Result] = {}
+        self.seconds: dict[str, float] = {}
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+            probe = out / f".writable-{os.getpid()}"
+            probe.touch()
+            probe.unlink()
+        except OSError as error:
+            raise StageError(
+                f"cannot write to the output folder {str(out)!r} ({error}); choose another by --out"
+            ) from error
+
+    def run(self, name: str, settings: Any, work: Callable[[Path], Result]) -> Result:
+        """Do ``work`` in the stage's folder, unless a run with these settings has done it.
+
+        Args:
+            name: Stage name, part of the folder's name.
+            settings: What the stage depends on, JSON-serialisable.
+            work: Gets the folder, returns a JSON-serialisable result; called again after an
+                interruption, it continues from what it finds there.
+
+        Returns:
+            The stage's result.
+
+        Raises:
+            StageError: If the folder holds a stage of other settings or an unreadable record.
+        """
+        text = json.dumps([self._fingerprint, name, settings], sort_keys=True, default=str)
+        self._fingerprint = hashlib.sha256(text.encode()).hexdigest()[:16]
+        number = len(self.folders) + 1
+        folder = self.folders[name] = self.out / f"{number}-{name}"
+        record, done = folder / "stage.json", folder / "done.json"
+        if record.exists():
+            self._check(record, settings)
+        else:
+            folder.mkdir(exist_ok=True)
+            self._write(record, {"fingerprint": self._fingerprint, "settings": settings})
+        if done.exists():
+            finished = self._read(done)
+            print(f"[{number}] {name}: reused", flush=True)
+        else:
+            print(f"[{number}] {name} …", flush=True)
+            start = time.perf_counter()
+            finished = {"result": work(folder), "seconds": time.perf_counter() - start}
+            self._write(done, finished)
+        self.results[name], self.seconds[name] = finished["result"], finished["seconds"]
+        return self.results[name]
+
+    def _check(self, record: Path, settings: Any) -> None:
+        found = self._read(record)
+        if found.get("fingerprint") != self._fingerprint:
+            raise StageError(
+                f"{str(record.parent)!r} was made with other settings "
+                f"({found.get('settings')!r}, now {settings!r}, or an earlier stage differs); "
+                "remove it or choose another --out"
+            )
+
+    @staticmethod
+    def _read(path: Path) -> dict[str, Any]:
+        try:
+            content: dict[str, Any] = json.loads(path.read_text())
+        except (OSError, ValueError) as error:
+            raise StageError(
+                f"{str(path)!r} cannot be read ({error}); remove its folder to redo the stage"
+            ) from error
+        return content
+
+    @staticmethod
+    def _write(path: Path, content: dict[str, Any]) -> None:
+        part = path.with_suffix(".part")
+        part.write_text(json.dumps(content, indent=2, default=str) + "\n")
+        part.replace(path)

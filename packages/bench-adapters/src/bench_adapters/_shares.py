@@ -1,0 +1,184 @@
+"""A share of a vector's environments, stepped one after the other, in this process or another."""
+
+import traceback
+from collections.abc import Callable, Mapping
+from multiprocessing.connection import Connection
+from typing import Any, NamedTuple
+
+import numpy as np
+from gymnasium import spaces
+from numpy.typing import NDArray
+
+from bench_adapters._workers import ArrayBlock, Layout
+from bench_adapters.envs.base import EnvChunk, Environment
+from bench_adapters.errors import SimulatorUnavailableError, WorkerError
+
+# About the arguments or the machine, not about one environment: passed on as they are.
+BUILD_ERRORS = (ValueError, TypeError, SimulatorUnavailableError)
+
+EnvFactory = Callable[[], Environment]
+
+
+class EnvSpec(NamedTuple):
+    """What all environments of a vector have in common."""
+
+    env_id: str
+    observation_space: spaces.Dict
+    action_space: spaces.Box
+    max_episode_steps: int
+    fps: int
+    versions: dict[str, str]
+
+
+class Share:
+    """Environments ``first`` to ``first + count - 1`` of a vector.
+
+    A failure of an environment becomes a `WorkerError` that names it, except for a complaint about
+    the arguments or the machine while it is built.
+
+    Args:
+        env_fn: Builds one environment.
+        first: Index of the first one in the vector.
+        count: How many there are.
+        busy: ``busy[0]`` is set to the index of the environment at work, for whoever watches.
+    """
+
+    def __init__(
+        self, env_fn: EnvFactory, *, first: int, count: int, busy: NDArray[np.int64]
+    ) -> None:
+        self.envs: dict[int, Environment] = {}
+        self.arrays: Mapping[str, NDArray[Any]] = {}
+        self._busy = busy
+        try:
+            for index in range(first, first + count):
+                self.envs[index] = self._guarded(index, "built", env_fn, passing=BUILD_ERRORS)
+        except BaseException:
+            self.close()
+            raise
+
+    def specs(self) -> dict[int, EnvSpec]:
+        """Return the specification of each environment, by index."""
+        return {
+            index: EnvSpec(
+                env.env_id,
+                env.observation_space,
+                env.action_space,
+                env.max_episode_steps,
+                env.fps,
+                dict(env.versions),
+            )
+            for index, env in self.envs.items()
+        }
+
+    def reset(self, seeds: Mapping[int, int]) -> dict[int, str]:
+        """Reset the environments of ``seeds`` and return their instructions."""
+        tasks = {}
+        for index, seed in seeds.items():
+            observation = self._guarded(index, "reset", self.envs[index].reset, seed)
+            self._guarded(index, "observed", self._store, index, observation)
+            tasks[index] = str(observation["task"])
+        return tasks
+
+    def step(self, actions: Mapping[int, NDArray[np.float32]]) -> dict[int, EnvChunk]:
+        """Execute a chunk in each environment of ``actions``; observations go to the arrays."""
+        chunks = {}
+        for index, chunk_actions in actions.items():
+            chunk = self._guarded(index, "stepped", self.envs[index].step_chunk, chunk_actions)
+            self._guarded(index, "observed", self._store, index, chunk.observation)
+            chunks[index] = chunk._replace(observation={})
+        return chunks
+
+    def close(self) -> None:
+        """Close the environments."""
+        for index, env in self.envs.items():
+            self._guarded(index, "closed", env.close)
+
+    def _store(self, index: int, observation: Mapping[str, Any]) -> None:
+        for key, rows in self.arrays.items():
+            value = np.asarray(observation[key])
+            if value.shape != rows.shape[1:] or value.dtype != rows.dtype:
+                raise ValueError(
+                    f"observation {key!r} is {value.dtype} {value.shape}, but the environment's "
+                    f"observation space says {rows.dtype} {rows.shape[1:]}"
+                )
+            rows[index] = value
+
+    def _guarded(
+        self,
+        index: int,
+        doing: str,
+        call: Callable[..., Any],
+        *args: Any,
+        passing: tuple[type[Exception], ...] = (),
+    ) -> Any:
+        self._busy[0] = index
+        try:
+            return call(*args)
+        except Exception as error:
+            if type(error) in passing:
+                raise
+            raise WorkerError(
+                f"environment {index} failed while it was being {doing}: "
+                f"{type(error).__name__}: {error}",
+                env_index=index,
+                traceback=traceback.format_exc(),
+            ) from error
+
+
+def serve_share(
+    connection: Connection, env_fn: EnvFactory, first: int, count: int, busy_name: str, slot: int
+) -> None:
+    """Run a `Share` on the far side of a pipe until the pipe closes.
+
+    Requests are ``(method, argument)``; answers are the method's result, a `WorkerFailure`, or one
+    of `BUILD_ERRORS`. ``("attach", (name, layout))`` maps the memory that observations go to.
+
+    Args:
+        connection: This side of the pipe.
+        env_fn: Builds one environment.
+        first: Index of the share's first environment.
+        count: How many environments it has.
+        busy_name: Shared memory with one int64 per worker.
+        slot: Which of them is this worker's.
+    """
+    busy = ArrayBlock({"busy": ((slot + 1,), np.dtype(np.int64))}, busy_name)
+    block: ArrayBlock | None = None
+    share: Share | None = None
+    try:
+        share = Share(env_fn, first=first, count=count, busy=busy.arrays["busy"][slot:])
+        connection.send(share.specs())
+        while True:
+            method, argument = connection.recv()
+            if method == "attach":
+                name, layout = argument
+                block = ArrayBlock(_as_layout(layout), name)
+                share.arrays = block.arrays
+                connection.send(None)
+            else:
+                connection.send(getattr(share, method)(argument))
+    except WorkerError as error:
+        connection.send(
+            WorkerFailure(error.summary, env_index=error.env_index, traceback=error.traceback)
+        )
+    except BUILD_ERRORS as error:
+        error.add_note(traceback.format_exc())
+        connection.send(error)
+    except EOFError:
+        if share is not None:
+            share.close()
+    finally:
+        if block is not None:
+            block.close()
+        busy.close()
+
+
+class WorkerFailure(NamedTuple):
+    """A `WorkerError` on its way through a pipe."""
+
+    summary: str
+    env_index: int
+    traceback: str
+
+
+def _as_layout(layout: Mapping[str, tuple[tuple[int, ...], str]]) -> Layout:
+    return {key: (tuple(shape), np.dtype(dtype)) for key, (shape, dtype) in layout.items()}

@@ -1,0 +1,1 @@
+"""Environment families; each module offers `make(name, **kwargs)` and `task_names()`."""

@@ -1,0 +1,110 @@
+import json
+import subprocess
+import sys
+
+import pytest
+
+
+def run(*arguments):
+    return subprocess.run(
+        [sys.executable, "-m", "bench_adapters", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--help"], ["doctor", "list", "record", "evaluate"]),
+        (["record", "--help"], ["--episodes", "--noise", "--failure-fraction", "--set KEY=VALUE"]),
+        (["evaluate", "--help"], ["--policy", "module:factory", "--num-workers", "--out"]),
+        (["doctor", "--help"], ["--fix"]),
+    ],
+)
+def test_help(arguments, words):
+    done = run(*arguments)
+    assert done.returncode == 0
+    assert [word for word in words if word not in done.stdout] == []
+
+
+def test_help_imports_no_simulator():
+    code = (
+        "import sys; sys.argv = ['bench-adapters', '--help']\n"
+        "from bench_adapters.cli import main\n"
+        "try: main()\n"
+        "except SystemExit: print(sorted({'torch', 'sapien', 'av', 'pyarrow'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_record_and_evaluate(tmp_path):
+    root, out = tmp_path / "data", tmp_path / "result.json"
+    done = run("record", "toy:reach", str(root), "--episodes", "3", "--set", "image_size=64")
+    assert done.returncode == 0, done.stderr
+    assert f"{root}: 3 episodes (3 new)" in done.stdout
+    info = json.loads((root / "meta/info.json").read_text())
+    assert info["features"]["observation.images.top"]["shape"] == [64, 64, 3]
+    done = run(
+        "evaluate",
+        "toy:reach",
+        "--policy",
+        "bench_adapters.testing:random_policy",
+        "--out",
+        str(out),
+        "--episodes",
+        "10",
+        "--num-envs",
+        "4",
+        "--seed",
+        "7",
+    )
+    assert done.returncode == 0, done.stderr
+    result = json.loads(out.read_text())
+    assert [episode["seed"] for episode in result["episodes"]] == list(range(7, 17))
+    assert f"{result['success_once']['count']} of 10" in done.stdout
+
+
+RANDOM = ["--policy", "bench_adapters.testing:random_policy"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["record", "gym:x", "OUT", "--episodes", "1"], "unknown environment family 'gym'"),
+        (["record", "toy:push", "OUT", "--episodes", "1"], "unknown toy task 'push'"),
+        (["record", "toy:reach", "/proc/x/y", "--episodes", "1"], "cannot write to /proc/x/y"),
+        (
+            ["record", "toy:reach", "OUT", "--episodes", "1", "--set", "size"],
+            "key=value, got 'size'",
+        ),
+        (["record", "toy:reach", "OUT", "--episodes", "1", "--set", "size=1"], "argument 'size'"),
+        (
+            ["evaluate", "toy:reach", "--policy", "json", "--out", "OUT"],
+            "module:factory, got 'json'",
+        ),
+        (
+            ["evaluate", "toy:reach", "--policy", "json:nope", "--out", "OUT"],
+            "json:nope` cannot be",
+        ),
+        (["evaluate", "toy:reach", *RANDOM, "--out", "OUT", "--episodes", "0"], "`episodes` ≥ 1"),
+        (["evaluate", "toy:reach", *RANDOM, "--out", "OUT", "--num-workers", "9"], "got 9"),
+    ],
+)
+def test_a_users_error_is_one_line(tmp_path, arguments, message):
+    out = tmp_path / "out"
+    done = run(*[str(out) if argument == "OUT" else argument for argument in arguments])
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: ")
+    assert message in line
+    assert not out.exists()
+
+
+def test_doctor_reports_every_finding():
+    done = run("doctor")
+    lines = [line for line in done.stdout.splitlines() if line[:3] in ("ok ", "BAD")]
+    assert len(lines) == 10
+    assert done.returncode == int(any(line.startswith("BAD") for line in lines))

@@ -1,0 +1,254 @@
+import json
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+
+from bench_adapters.envs.base import EnvChunk
+from bench_adapters.envs.toy import ReachEnvironment
+from bench_adapters.evaluate import evaluate, read_result
+from bench_adapters.functional.scores import wilson_interval
+from bench_adapters.testing import Actions, RandomPolicy
+from bench_adapters.vector import ProcessVectorEnv
+
+SEEDS = list(range(100, 111))
+
+
+@pytest.fixture
+def env():
+    return ProcessVectorEnv(ReachEnvironment, 4)
+
+
+class BoldPolicy:
+    """Random, but with a drift to the upper right, so that some episodes succeed."""
+
+    versions = {"bold": "1"}  # noqa: RUF012
+
+    def act(self, obs, *, generator=None, deterministic=False):
+        noise = generator.uniform(-1, 1, (len(obs["task"]), 3, 2))
+        return Actions(
+            torch.tensor(0.8 * np.sign(0.5 - obs["observation.state"][:, None, :2]) + noise)
+        )
+
+
+class BreakingPolicy(BoldPolicy):
+    """Goes wrong at the n-th call."""
+
+    def __init__(self, calls, how):
+        self.calls, self.how = calls, how
+
+    def act(self, obs, *, generator=None, deterministic=False):
+        actions = super().act(obs, generator=generator).actions.numpy()
+        self.calls -= 1
+        return Actions(self.how(actions) if self.calls == 0 else actions)
+
+
+class ListEnvironment:
+    """Success per step as listed; the episode runs to the end of the list."""
+
+    env_id, fps, versions = "list:one", 1, {"simulator": "7"}
+    action_space = gym.spaces.Box(-1, 1, (1,))
+    observation_space = gym.spaces.Dict(
+        {"observation.state": gym.spaces.Box(0, 9, (1,), np.float32)}
+    )
+
+    def __init__(self, success):
+        self.success, self.max_episode_steps = success, len(success)
+
+    def reset(self, seed):
+        self.step = 0
+        return {"observation.state": np.zeros(1, np.float32), "task": "wait"}
+
+    def step_chunk(self, actions):
+        k = len(actions)
+        index = self.step + np.arange(k)
+        valid = index < len(self.success)
+        success = np.array([v and self.success[i] for i, v in zip(index, valid, strict=False)])
+        end = index == len(self.success) - 1
+        self.step += k
+        observation = {"observation.state": np.zeros(1, np.float32), "task": "wait"}
+        reward = np.where(valid, 0.5, 0).astype(np.float32)
+        return EnvChunk(observation, reward, np.zeros(k, bool), end, valid, success)
+
+    def close(self):
+        pass
+
+
+def run(policy, env, **overrides):
+    settings = {"seeds": SEEDS, "make_generator": np.random.default_rng, "progress_bar": False}
+    return evaluate(policy, env, **(settings | overrides))
+
+
+def test_against_a_loop_over_single_environments(env):
+    """Waves of 4, 4 and 3 with one generator each; each episode played alone gives the same."""
+    result = run(BoldPolicy(), env)
+    assert [e.seed for e in result.episodes] == SEEDS
+    assert [e.episode for e in result.episodes] == list(range(11))
+    single = ReachEnvironment()
+    for first in range(0, 11, 4):
+        rng = np.random.default_rng(SEEDS[first])
+        noise = rng.uniform(-1, 1, (7, 4, 3, 2))
+        for row, episode in enumerate(result.episodes[first : first + 4]):
+            state = single.reset(episode.seed)["observation.state"]
+            length, total, once, ended, call = 0, 0.0, False, False, 0
+            while not ended:
+                drift = 0.8 * np.sign(0.5 - state[None, :2])
+                action = (drift + noise[call, row]).astype(np.float32)
+                chunk = single.step_chunk(action)
+                state, call = chunk.observation["observation.state"], call + 1
+                length += int(chunk.valid.sum())
+                total += float(chunk.reward.sum())
+                once |= bool(chunk.success.any())
+                ended = bool((chunk.terminated | chunk.truncated).any())
+            assert (episode.length, episode.episode_return) == (length, total)
+            assert episode.success_once == once
+
+
+@pytest.mark.parametrize(
+    ("success", "once", "at_end"),
+    [
+        ([0, 1, 0, 0, 0], True, False),
+        ([0, 0, 0, 0, 1], True, True),
+        ([0, 0, 0, 0, 0], False, False),
+        ([1, 1, 1, 1, 1], True, True),
+    ],
+)
+def test_once_and_at_end_differ(success, once, at_end):
+    env = ProcessVectorEnv(lambda: ListEnvironment(list(map(bool, success))), 2)
+    result = evaluate(RandomPolicy(1, chunk=3), env, seeds=[1, 2, 3], progress_bar=False)
+    assert {(e.success_once, e.success_at_end) for e in result.episodes} == {(once, at_end)}
+    assert {(e.length, e.episode_return) for e in result.episodes} == {(5, 2.5)}
+
+
+def test_timeouts_are_failures(env):
+    result = run(RandomPolicy(2), env, deterministic=True)  # stands still
+    assert {(e.length, e.success_once, e.success_at_end) for e in result.episodes} == {
+        (20, False, False)
+    }
+    assert (result.success_once["count"], result.success_once["total"]) == (0, 11)
+
+
+def test_file(env, tmp_path):
+    out = tmp_path / "results" / "bold.json"
+    result = run(BoldPolicy(), env, out=out, suite="toys", policy_name="bold")
+    assert read_result(out) == result
+    content = json.loads(out.read_text())
+    count = sum(episode["success_once"] for episode in content["episodes"])
+    assert 0 < count < 11
+    low, high = wilson_interval(count, 11)
+    assert content["success_once"] == {
+        "count": count,
+        "total": 11,
+        "rate": count / 11,
+        "low": low,
+        "high": high,
+    }
+    assert (content["suite"], content["env_id"], content["policy"]) == ("toys", "toy:reach", "bold")
+    assert content["versions"]["bold"] == "1"
+    assert [path.name for path in out.parent.iterdir()] == ["bold.json"]
+    with pytest.raises(FileExistsError, match=f"{out} exists"):
+        run(BoldPolicy(), env, out=out)
+
+
+def test_simulator_version_is_stored():
+    env = ProcessVectorEnv(lambda: ListEnvironment([True]), 1)
+    result = evaluate(RandomPolicy(1), env, seeds=[0], progress_bar=False)
+    assert (result.versions["simulator"], result.env_id) == ("7", "list:one")
+    assert result.policy == "RandomPolicy"
+
+
+@pytest.mark.parametrize("calls", [1, 6, 10, 14])
+def test_stopped_and_started_again(env, tmp_path, calls):
+    """Wherever it stops, the next start gives the result of a run that did not."""
+    whole = run(BoldPolicy(), env)
+    out = tmp_path / "out.json"
+
+    def stop(actions):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(BreakingPolicy(calls, stop), env, out=out, policy_name="BoldPolicy")
+    assert not out.exists()
+    again = run(BoldPolicy(), env, out=out)
+    assert again == whole
+    assert [path.name for path in tmp_path.iterdir()] == ["out.json"]
+
+
+def test_a_cut_line_is_run_again(env, tmp_path):
+    out = tmp_path / "out.json"
+    with pytest.raises(ValueError, match="returned nan"):
+        run(BreakingPolicy(12, lambda a: a * np.nan), env, out=out, policy_name="BoldPolicy")
+    journal = tmp_path / "out.json.partial.jsonl"
+    lines = journal.read_text().splitlines(keepends=True)
+    assert len(lines) == 1 + 4
+    journal.write_text("".join(lines)[:-20])
+    assert run(BoldPolicy(), env, out=out) == run(BoldPolicy(), env)
+
+
+def test_starting_again_with_other_settings(env, tmp_path):
+    out = tmp_path / "out.json"
+    with pytest.raises(ValueError, match="returned nan"):
+        run(BreakingPolicy(9, lambda a: a * np.nan), env, out=out)
+    with pytest.raises(ValueError, match=r"partial.jsonl was begun with other policy, seeds;"):
+        run(BoldPolicy(), env, out=out, seeds=[1, 2])
+    (tmp_path / "out.json.partial.jsonl").write_text("{}\nnonsense\n{}\n")
+    with pytest.raises(ValueError, match=r"partial.jsonl is damaged .*remove it"):
+        run(BoldPolicy(), env, out=out)
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        (
+            lambda a: np.where(np.arange(4)[:, None, None] == 2, np.inf, a),
+            "returned inf for environment 2 at step 3, action dimension 0",
+        ),
+        (lambda a: a[:, 0], r"shape \(4, 2\) at step 3; expected \(4, k, a\)"),
+        (lambda a: a[:3], r"shape \(3, 3, 2\) at step 3; expected \(4, k, a\)"),
+        (lambda a: a[..., :1], r"\(4, k, 2\), got \(4, 3, 1\)"),
+        (lambda a: a[:, :0], r"shape \(4, 0, 2\)"),
+    ],
+)
+def test_bad_policies_are_named(env, how, message):
+    with pytest.raises(ValueError, match=message):
+        run(BreakingPolicy(2, how), env)
+
+
+def test_bfloat16_actions(env):
+    class Policy:
+        def act(self, obs, *, generator=None, deterministic=False):
+            return Actions(torch.zeros(4, 5, 2, dtype=torch.bfloat16, requires_grad=True))
+
+    assert run(Policy(), env).episodes[0].length == 20
+
+
+def test_environments_that_never_end():
+    env = ProcessVectorEnv(lambda: ListEnvironment([False] * 4), 1)
+    env._backend._share.envs[0].success = [False] * 1000
+    with pytest.raises(RuntimeError, match=r"environment 0 .* after 6 steps; .* limit is 4"):
+        evaluate(RandomPolicy(1, chunk=3), env, seeds=[0], progress_bar=False)
+
+
+def test_bad_seeds_and_folder(env):
+    for seeds in ([], [3, -1]):
+        with pytest.raises(ValueError, match=r"`seeds`, got \["):
+            run(BoldPolicy(), env, seeds=seeds)
+    with pytest.raises(PermissionError, match="cannot write to /proc/nowhere"):
+        run(BoldPolicy(), env, out="/proc/nowhere/out.json")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"schema_version": 3}', "schema version 3, this release reads 1"),
+        ("[]", "schema version None"),
+        ("{", "not valid JSON"),
+        ('{"schema_version": 1, "episodes": []}', "not a complete evaluation"),
+    ],
+)
+def test_reading_something_else(tmp_path, text, message):
+    path = tmp_path / "result.json"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=rf"{path}.*{message}"):
+        read_result(path)

@@ -1,0 +1,149 @@
+"""Command line: label a dataset, train an encoder on one's own frames, draw an episode."""
+
+import sys
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from progress_labels.errors import CollapseError, DatasetError
+from progress_labels.labels import LABEL_FILE, LabelConfig, label_dataset, read_labels
+
+# Transformers, Lightning and matplotlib are imported by the command that needs them: `--help` and
+# errors in arguments then answer at once.
+
+
+@dataclass
+class Label:
+    """Write <DATASET>/feat2go_progress.parquet: progress, stage and similarity of every frame."""
+
+    dataset: tyro.conf.Positional[Path]
+    """Root folder of a LeRobot v3 dataset."""
+    encoder: str = "offline"
+    """'offline', a folder, or a Hugging Face Hub id such as facebook/vjepa2-vitl-fpc64-256."""
+    revision: str | None = None
+    """Commit or tag of the encoder on the Hub."""
+    camera: str | None = None
+    """Camera to look at; the first one by default."""
+    device: str = "cpu"
+    """Device of the encoder, for example cuda."""
+    batch_frames: int = 64
+    """Frames encoded at once."""
+    compat: Literal["sarm"] | None = None
+    """'sarm' also writes sarm_progress.parquet, which LeRobot's RA-BC finds by itself."""
+    overwrite: bool = False
+    """Replace existing label files."""
+    config: tyro.conf.OmitArgPrefixes[LabelConfig] = field(default_factory=LabelConfig)
+
+    def run(self) -> None:
+        """Label and print what was done."""
+        from progress_labels.encoders import load_encoder
+
+        encoder = load_encoder(
+            self.encoder,
+            device=self.device,
+            revision=self.revision,
+            batch_frames=self.batch_frames,
+        )
+        path = label_dataset(
+            self.dataset,
+            encoder,
+            camera=self.camera,
+            config=self.config,
+            overwrite=self.overwrite,
+            compat=self.compat,
+        )
+        stages = Counter(label.num_stages for label in read_labels(path).values())
+        skipped = stages.pop(0, 0)
+        print(f"labelled   {stages.total()} episodes with {encoder.encoder_id}")
+        print(f"unknown    {skipped} failed episodes (progress NaN)")
+        for number, count in sorted(stages.items()):
+            print(f"stages     {number}: {count} episodes")
+        print(f"written    {path}")
+
+
+@dataclass
+class Pretrain:
+    """Train a small patch encoder on your own frames, without labels, and measure it."""
+
+    sources: tyro.conf.Positional[list[Path]]
+    """LeRobot v3 datasets (all cameras are used) or folders of mp4 files."""
+    out: Path
+    """Folder to write, for `progress-labels label --encoder`; must not exist yet."""
+    epochs: int = 6
+    """Passes over the frames."""
+    batch_size: int = 64
+    """Clips per step."""
+    lr: float = 1e-3
+    """Peak learning rate."""
+    precision: str = "32-true"
+    """'bf16-mixed' is faster where the processor has it."""
+    seed: int = 0
+    """The same seed on the same machine gives the same weights."""
+
+    def run(self) -> None:
+        """Train and print the measured figures."""
+        from progress_labels.pretrain import PretrainConfig, pretrain
+
+        config = PretrainConfig(
+            epochs=self.epochs,
+            batch_size=self.batch_size,
+            lr=self.lr,
+            precision=self.precision,
+            seed=self.seed,
+        )
+        out = pretrain(self.sources, self.out, config=config)
+        print((out / "RECIPE.md").read_text().split("## Linear probes\n\n")[1])
+        print(f"written    {out}")
+
+
+@dataclass
+class Plot:
+    """Draw one labelled episode: curves, stages and subgoal frames."""
+
+    dataset: tyro.conf.Positional[Path]
+    """Root folder of a labelled LeRobot v3 dataset."""
+    out: Path
+    """Image to write (.png, .pdf or .svg)."""
+    episode: int = 0
+    """Episode index."""
+    camera: str | None = None
+    """Camera to show; the first one by default."""
+    labels: Path | None = None
+    """Label file; <DATASET>/feat2go_progress.parquet by default."""
+
+    def run(self) -> None:
+        """Draw and print the path."""
+        from progress_labels.dataset import EpisodeDataset
+        from progress_labels.plots import plot_episode
+
+        dataset = EpisodeDataset(self.dataset, camera=self.camera)
+        labels = read_labels(self.labels or self.dataset / LABEL_FILE)
+        indices = [dataset.files(position).episode_index for position in range(len(dataset))]
+        if self.episode not in indices or self.episode not in labels:
+            raise DatasetError(f"No labelled episode {self.episode}; there are {len(labels)}.")
+        episode = dataset[indices.index(self.episode)]
+        title = f"{episode['task']} (episode {self.episode})"
+        figure = plot_episode(episode["frames"], labels[self.episode], title=title)
+        figure.savefig(self.out, dpi=150)
+        print(f"written    {self.out}")
+
+
+Command = (
+    Annotated[Label, tyro.conf.subcommand("label")]
+    | Annotated[Pretrain, tyro.conf.subcommand("pretrain")]
+    | Annotated[Plot, tyro.conf.subcommand("plot")]
+)
+
+
+def main() -> None:
+    """Run ``progress-labels``."""
+    command = tyro.cli(Command, prog="progress-labels", description=__doc__)
+    try:
+        command.run()
+    except (CollapseError, ImportError, OSError, ValueError) as error:
+        sys.exit(f"progress-labels: {error}")
+    except KeyboardInterrupt:
+        sys.exit("progress-labels: interrupted; nothing half-written was kept as a result.")

@@ -1,0 +1,125 @@
+"""Recorded episodes of a LeRobot v3.0 dataset, one camera at a time."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from progress_labels.errors import DatasetError
+from progress_labels.lerobot import (
+    CAMERA_PREFIX,
+    EpisodeFiles,
+    camera_names,
+    check_parquet,
+    column_matrix,
+    decode_frames,
+    read_episode_files,
+    read_info,
+    read_table,
+    read_tasks,
+)
+from progress_labels.types import Episode
+
+_SUCCESS = "next.success"
+
+
+class EpisodeDataset(Sequence[Episode]):
+    """Episodes of a LeRobot v3.0 dataset in order of their index; frames are decoded on access.
+
+    Opening checks that every file an episode needs is there and complete as far as headers tell.
+
+    Args:
+        root: Folder that holds ``meta``, ``data`` and ``videos``.
+        camera: ``"wrist"`` or ``"observation.images.wrist"``; the first camera when None.
+
+    Attributes:
+        root: Folder of the dataset.
+        cameras: Short names of all cameras stored as video.
+        camera: Short name of the chosen one.
+        fps: Frames per second.
+        num_frames: Frames of all episodes.
+
+    Raises:
+        DatasetError: If a file is missing or damaged, the format version is another, or there is
+            no such camera.
+    """
+
+    def __init__(self, root: str | Path, *, camera: str | None = None) -> None:
+        self.root = Path(root)
+        info = read_info(self.root)
+        self.cameras = camera_names(info)
+        self.camera = self._choose(camera)
+        self.fps = float(info["fps"])
+        self._tasks = read_tasks(self.root)
+        self._files = read_episode_files(self.root, info, self.camera)
+        self.num_frames = sum(files.length for files in self._files)
+        self._columns = self._check_files()
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def __getitem__(self, position: int) -> Episode:  # type: ignore[override]  # no slices
+        """Read and decode one episode.
+
+        Raises:
+            DatasetError: If its rows or frames cannot be read.
+        """
+        files = self._files[position]
+        wanted = ("index", "task_index", "observation.state", "action")
+        table = self._rows(files, [name for name in wanted if name in self._columns])
+        frames = decode_frames(files.video, start_s=files.start_s, count=files.length, fps=self.fps)
+        return Episode(
+            episode_index=files.episode_index,
+            index=table["index"].to_numpy().astype(np.int64),
+            frames=frames,
+            state=torch.from_numpy(column_matrix(table, "observation.state")),
+            action=torch.from_numpy(column_matrix(table, "action")),
+            task=self._tasks[table["task_index"][0].as_py()],
+            success=self.completion(position) is not None,
+        )
+
+    def files(self, position: int) -> EpisodeFiles:
+        """Return where an episode lies: its index, first row, length, data and video files."""
+        return self._files[position]
+
+    def completion(self, position: int) -> int | None:
+        """Return the frame at which the task was first done, None for a failed episode.
+
+        A dataset without ``next.success`` holds demonstrations: done at the last frame.
+        """
+        files = self._files[position]
+        if _SUCCESS not in self._columns:
+            return files.length - 1
+        done = np.flatnonzero(column_matrix(self._rows(files, [_SUCCESS]), _SUCCESS)[:, 0])
+        return int(done[0]) if len(done) else None
+
+    def _rows(self, files: EpisodeFiles, columns: list[str]) -> pa.Table:
+        table = read_table(files.data, columns, episode=files.episode_index)
+        if table.num_rows != files.length:
+            raise DatasetError(
+                f"{files.data} holds {table.num_rows} rows of episode {files.episode_index} where "
+                f"meta/episodes says {files.length}; copy or record the dataset again."
+            )
+        return table
+
+    def _choose(self, camera: str | None) -> str:
+        if not self.cameras:
+            raise DatasetError(f"{self.root / 'meta/info.json'} lists no camera stored as video.")
+        name = self.cameras[0] if camera is None else camera.removeprefix(CAMERA_PREFIX)
+        if name not in self.cameras:
+            raise DatasetError(f"No camera {camera!r} in {self.root}; choose from {self.cameras}.")
+        return name
+
+    def _check_files(self) -> list[str]:
+        columns: list[str] = []
+        for path in dict.fromkeys(files.data for files in self._files):
+            columns = check_parquet(path)
+            for name in ("index", "episode_index", "task_index"):
+                if name not in columns:
+                    raise DatasetError(f"{path} has no column {name!r}; it has {columns}.")
+        for path in dict.fromkeys(files.video for files in self._files):
+            if not path.is_file() or path.stat().st_size == 0:
+                raise DatasetError(f"Missing or empty {path}; copy or record the dataset again.")
+        return columns

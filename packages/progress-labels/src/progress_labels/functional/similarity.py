@@ -1,0 +1,105 @@
+"""Similarity of patch features to a goal frame (Feat2Go, Eq. 1)."""
+
+from itertools import pairwise
+
+import torch
+from jaxtyping import Float, Integer
+from torch import Tensor
+from torch.nn import functional as F
+
+_CHUNK_ELEMENTS = 2**22
+"""Feature values handled at once: bounds the temporaries to tens of megabytes."""
+
+
+def patch_similarity(
+    features: Float[Tensor, "t p d"], goal: Float[Tensor, "p d"], *, beta: float
+) -> Float[Tensor, " t"]:
+    """Return the similarity of each frame to a goal frame.
+
+    S(Z_t, Z_K) = 1/P Σ_p cos(z_tp, z_Kp) exp(−β ‖z_tp − z_Kp‖₁)
+
+    Args:
+        features: Patch features of each frame.
+        goal: Patch features of the goal frame.
+        beta: Sensitivity to the distance, ≥ 0. The norm is a sum over D features, so β is of order
+            1/D; see `calibrated_beta`.
+
+    Returns:
+        Values in [−1, 1]; 1 exactly where a frame equals the goal (and no patch is all zero).
+
+    Raises:
+        ValueError: If ``beta`` is negative or not finite, or shapes differ.
+
+    Example:
+        >>> goal = torch.ones(4, 8)
+        >>> patch_similarity(torch.stack([goal, -goal]), goal, beta=0.0)
+        tensor([ 1., -1.])
+
+    Source: Feat2Go, arXiv 2605.30795, Eq. 1.
+    """
+    _check_pair(features, goal)
+    if not 0.0 <= beta < float("inf"):
+        raise ValueError(f"Expected a finite `beta` ≥ 0, got {beta}.")
+    return torch.cat(
+        [
+            (F.cosine_similarity(chunk, goal[None], dim=-1) * (-beta * _l1(chunk, goal)).exp())
+            .mean(dim=-1)
+            .clamp(-1.0, 1.0)
+            for chunk in _chunks(features)
+        ]
+    )
+
+
+def calibrated_beta(features: Float[Tensor, "t p d"], goal: Float[Tensor, "p d"]) -> float:
+    """Return the β for which the median of β‖z_tp − z_Kp‖₁ over an episode is 1.
+
+    Patches that equal the goal's are left out: on a static background they are the majority and
+    would push the median to zero. Falls back to 1/D when no patch ever differs.
+
+    Raises:
+        ValueError: If shapes differ.
+    """
+    _check_pair(features, goal)
+    distance = torch.cat([_l1(chunk, goal) for chunk in _chunks(features)])
+    moved = distance[distance > 0]
+    if moved.numel() == 0:
+        return 1.0 / features.shape[-1]
+    return 1.0 / float(moved.median())
+
+
+def subgoal_similarity(
+    features: Float[Tensor, "t p d"], stage: Integer[Tensor, " t"], *, beta: float
+) -> Float[Tensor, " t"]:
+    """Return the similarity of each frame to the last frame of its own stage (K_n = max C_n).
+
+    Args:
+        features: Patch features of each frame.
+        stage: Stage of each frame, non-decreasing.
+        beta: As in `patch_similarity`.
+
+    Raises:
+        ValueError: If ``stage`` decreases or has another length than ``features``.
+    """
+    if stage.shape != features.shape[:1]:
+        raise ValueError(f"Expected {len(features)} entries in `stage`, got {tuple(stage.shape)}.")
+    if bool((stage.diff() < 0).any()):
+        raise ValueError("Expected a non-decreasing `stage`.")
+    edges = [0, *(1 + torch.nonzero(stage.diff()).flatten()).tolist(), len(stage)]
+    parts = [features[start:end] for start, end in pairwise(edges)]
+    return torch.cat([patch_similarity(part, part[-1], beta=beta) for part in parts])
+
+
+def _l1(features: Tensor, goal: Tensor) -> Tensor:
+    return (features - goal).abs().sum(dim=-1)
+
+
+def _chunks(features: Tensor) -> tuple[Tensor, ...]:
+    return torch.split(features, max(1, _CHUNK_ELEMENTS // max(1, features[0].numel())))
+
+
+def _check_pair(features: Tensor, goal: Tensor) -> None:
+    if features.ndim != 3 or features.shape[1:] != goal.shape or len(features) == 0:
+        raise ValueError(
+            "Expected `features` (t, p, d) with t ≥ 1 and `goal` (p, d), "
+            f"got {tuple(features.shape)} and {tuple(goal.shape)}."
+        )

@@ -1,0 +1,79 @@
+"""Lightning plug-ins around training: atomic checkpoints, model folders, prediction files."""
+
+import csv
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import BasePredictionWriter
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+
+from value_models.pretrained import PretrainedModule, save_folder
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Writes a checkpoint beside its final name and renames it, so that it is never half there."""
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None
+    ) -> None:
+        """Save ``checkpoint`` under ``path``, replacing an old one only when complete."""
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{path.name}-", dir=path.parent) as folder:
+            fresh = Path(folder, path.name)
+            super().save_checkpoint(checkpoint, fresh, storage_options)
+            os.replace(fresh, path)
+
+
+class ExportModel(Callback):
+    """Saves ``module.model`` as a model folder when training ends.
+
+    Args:
+        folder: Where to; an existing folder is replaced.
+    """
+
+    def __init__(self, folder: str) -> None:
+        self.folder = folder
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save on the first rank."""
+        model = pl_module.model
+        if trainer.is_global_zero and isinstance(model, PretrainedModule):
+            save_folder(model, self.folder)
+
+
+class PredictionWriter(BasePredictionWriter):
+    """Writes predicted progress to a CSV file: ``episode_index, frame_index, progress``.
+
+    Args:
+        path: The file; replaced if it exists. Ranks above 0 append ``.<rank>`` to it.
+    """
+
+    def __init__(self, path: str) -> None:
+        super().__init__(write_interval="epoch")
+        self.path = path
+
+    def write_on_epoch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        predictions: Sequence[Any],
+        batch_indices: Sequence[Any],
+    ) -> None:
+        """Write all predictions of this rank."""
+        rank = trainer.global_rank
+        path = Path(f"{self.path}.{rank}" if rank else self.path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        fresh = path.with_name(f".{path.name}.tmp")
+        with fresh.open("w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(["episode_index", "frame_index", "progress"])
+            for batch in predictions:
+                for index, curve in zip(batch["episode_index"], batch["progress"], strict=True):
+                    rows = enumerate(curve.tolist())
+                    writer.writerows([int(index), frame, f"{value:.6f}"] for frame, value in rows)
+        os.replace(fresh, path)

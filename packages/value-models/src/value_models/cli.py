@@ -1,0 +1,82 @@
+"""Command line: ``value-models fit|validate|test|predict`` (LightningCLI) and ``config``."""
+
+import sys
+import warnings
+from importlib.resources import files
+
+from value_models import __version__
+
+LIGHTNING_COMMANDS = ("fit", "validate", "test", "predict")
+
+USAGE = f"""\
+usage: value-models COMMAND [options]
+
+Value models that turn robot frames into task progress.
+
+commands:
+  fit        train a value model on labelled episodes and save its folder
+  validate   score a checkpoint on the held-out episodes
+  test       the same under the name test/...
+  predict    write predicted progress per frame to a CSV file
+  config     print the stock configuration (Feat2Go)
+
+options:
+  -h, --help     show this text; `value-models COMMAND --help` shows all options of a command
+  --version      show the version ({__version__})
+
+example:
+  value-models config > feat2go.yaml
+  value-models fit --config feat2go.yaml --data.episodes.init_args.root demos
+  value-models predict --config feat2go.yaml --ckpt_path LAST_CKPT
+"""
+
+
+def main() -> None:
+    """Run the command line; Lightning is imported only by the commands that need it."""
+    command = sys.argv[1] if len(sys.argv) > 1 else "--help"
+    if command in ("-h", "--help"):
+        print(USAGE, end="")
+    elif command == "--version":
+        print(__version__)
+    elif command == "config":
+        print(files("value_models").joinpath("configs/feat2go.yaml").read_text(), end="")
+    elif command in LIGHTNING_COMMANDS:
+        try:
+            _run_lightning()
+        except (ValueError, OSError, KeyError) as error:
+            # Broken input, not a broken program: the message says what to do.
+            text = error.args[0] if isinstance(error, KeyError) else error
+            sys.exit(f"value-models: {text}")
+    else:
+        known = ", ".join([*LIGHTNING_COMMANDS, "config"])
+        sys.exit(f"value-models: unknown command {command!r}; choose one of {known}.")
+
+
+def _run_lightning() -> None:
+    # Seconds of import, so that --help does not pay for it.
+    from lightning import LightningModule
+    from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+
+    from value_models.data import ProgressDataModule
+
+    # The features are in memory: workers would only copy them.
+    warnings.filterwarnings("ignore", ".*does not have many workers.*")
+
+    class ProgressCLI(LightningCLI):
+        def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+            for name in ("camera", "encoder_id", "num_patches", "feature_dim"):
+                parser.link_arguments(
+                    f"data.{name}", f"model.init_args.{name}", apply_on="instantiate"
+                )
+
+    ProgressCLI(
+        LightningModule,
+        ProgressDataModule,
+        subclass_mode_model=True,
+        auto_configure_optimizers=False,
+        parser_kwargs={"prog": "value-models"},
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,144 @@
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from value_models import __version__
+from value_models.cli import main
+from value_models.progress_model import DistributionalProgressModel
+
+# Lightning's own calls into jsonargparse, and its remarks on folders that a test fills on purpose.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:(?s).*JsonargparseDeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:(?s).*was deprecated in v4"),
+    pytest.mark.filterwarnings("ignore:The dirpath has changed"),
+    pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty"),
+]
+
+CONFIG = """
+seed_everything: 0
+data:
+  camera: hand
+  batch_size: 64
+  progress_bar: false
+  episodes:
+    class_path: value_models.testing.SyntheticEpisodes
+    init_args: {num: 6, num_failures: 2}
+  encoder:
+    class_path: value_models.testing.PixelEncoder
+model:
+  class_path: value_models.module.ProgressModule
+  init_args: {hidden_dim: 16}
+trainer:
+  max_epochs: 2
+  accelerator: cpu
+  enable_progress_bar: false
+  enable_model_summary: false
+  log_every_n_steps: 1
+  num_sanity_val_steps: 0
+  logger:
+    class_path: lightning.pytorch.loggers.CSVLogger
+    init_args: {save_dir: runs}
+  plugins:
+    - class_path: value_models.callbacks.AtomicCheckpointIO
+  callbacks:
+    - class_path: lightning.pytorch.callbacks.ModelCheckpoint
+      init_args: {dirpath: checkpoints, save_last: true}
+    - class_path: value_models.callbacks.ExportModel
+      init_args: {folder: model}
+    - class_path: value_models.callbacks.PredictionWriter
+      init_args: {path: predictions.csv}
+"""
+
+# The stock config names objects of an optional sibling package.
+STAND_INS = {
+    "progress_labels.episodes.LabeledEpisodes": "value_models.testing.SyntheticEpisodes",
+    "progress_labels.encoders.load_encoder": "value_models.testing.PixelEncoder",
+    "root: demos": "num: 4",
+    "name: offline": "grid: 4",
+}
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "config.yaml").write_text(CONFIG)
+
+    def run(*args):
+        monkeypatch.setattr(sys, "argv", ["value-models", *args])
+        main()
+
+    return run
+
+
+def test_help_names_every_command(run, capsys):
+    run("--help")
+    out = capsys.readouterr().out
+    for command in ("fit", "validate", "test", "predict", "config"):
+        assert f"\n  {command} " in out
+    run("--version")
+    assert capsys.readouterr().out.strip() == __version__
+
+
+def test_neither_help_nor_the_package_imports_lightning():
+    code = (
+        "import sys; sys.argv = ['value-models', '--help']\n"
+        "import value_models; from value_models.cli import main; main()\n"
+        "assert not {'lightning', 'torchmetrics', 'transformers'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_unknown_command(run):
+    with pytest.raises(SystemExit, match="unknown command 'train'; choose one of fit"):
+        run("train")
+
+
+def test_fit_validate_predict(run, tmp_path, capsys):
+    run("fit", "--config", "config.yaml", "--data.episodes.init_args.num", "5")
+    model = DistributionalProgressModel.from_pretrained(tmp_path / "model")
+    assert model.encoder_id == "pixel-4x4-2"
+    assert model.feature_shape == (16, 24)
+    run("validate", "--config", "config.yaml", "--ckpt_path", "checkpoints/last.ckpt")
+    assert "val/order_accuracy" in capsys.readouterr().out
+    run("predict", "--config", "config.yaml", "--ckpt_path", "checkpoints/last.ckpt")
+    header, *rows = (tmp_path / "predictions.csv").read_text().splitlines()
+    assert header == "episode_index,frame_index,progress"
+    cells = torch.tensor([[float(cell) for cell in row.split(",")] for row in rows])
+    assert cells[:, 0].unique().tolist() == list(range(8))
+    assert ((cells[:, 2] >= 0) & (cells[:, 2] <= 1)).all()
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (("batch_size", "batchsize"), "batchsize"),
+        (("hidden_dim", "hidden"), "'hidden' is not accepted"),
+        (("num_failures", "failures"), "'failures' is not accepted"),
+        (("PixelEncoder", "VoxelEncoder"), "VoxelEncoder"),
+    ],
+)
+def test_unknown_keys_are_rejected(run, tmp_path, capsys, edit, message):
+    (tmp_path / "config.yaml").write_text(CONFIG.replace(*edit))
+    with pytest.raises(SystemExit):
+        run("fit", "--config", "config.yaml")
+    assert message in capsys.readouterr().err
+
+
+def test_broken_data_is_one_line(run):
+    with pytest.raises(SystemExit, match=r"^value-models: Episode 0 has no 'observation.images.x'"):
+        run("fit", "--config", "config.yaml", "--data.camera", "x")
+
+
+def test_stock_config_parses(run, tmp_path, capsys):
+    run("config")
+    stock = capsys.readouterr().out
+    for old, new in STAND_INS.items():
+        assert old in stock
+        stock = stock.replace(old, new)
+    (tmp_path / "stock.yaml").write_text(stock)
+    with pytest.raises(SystemExit) as stop:
+        run("fit", "--config", "stock.yaml", "--print_config")
+    assert stop.value.code == 0
+    assert "num_bins: 201" in capsys.readouterr().out

@@ -1,0 +1,179 @@
+"""Behaviour cloning: supervised learning of demonstrated action chunks."""
+
+import math
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.fabric import Fabric
+from torch import nn
+from tqdm import tqdm
+
+from vla_rl.checkpoints import (
+    FILE_NAME,
+    identity_of,
+    load_checkpoint,
+    save_checkpoint,
+    write_table,
+)
+from vla_rl.observations import num_rows, select_rows
+from vla_rl.reductions import mean_over_ranks
+from vla_rl.streams import random_stream
+from vla_rl.types import ImitationBatch
+
+
+@dataclass(frozen=True, kw_only=True)
+class CloneConfig:
+    """Settings of `BehaviourCloning`."""
+
+    num_epochs: int = 40
+    """Passes over the samples."""
+    batch_size: int = 64
+    """Samples per step, over all processes."""
+    lr: float = 1e-3
+    """Peak learning rate; it rises linearly and falls as a cosine to zero."""
+    warmup_share: float = 0.05
+    """Share of all steps in which the learning rate rises, in [0, 1)."""
+    weight_decay: float = 1e-2
+    """Of AdamW."""
+    max_grad_norm: float = 1.0
+    """Gradients are scaled down to this norm."""
+    seed: int = 0
+    """Of the order of samples and of image shifts."""
+
+    def __post_init__(self) -> None:
+        for name in ("num_epochs", "batch_size", "lr", "max_grad_norm"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"Expected `{name}` > 0, got {getattr(self, name)}.")
+        if not 0.0 <= self.warmup_share < 1.0:
+            raise ValueError(f"Expected `warmup_share` in [0, 1), got {self.warmup_share}.")
+
+
+class BehaviourCloning:
+    """Trains a policy on samples in memory; continues from ``out_dir`` where a run was stopped."""
+
+    def __init__(
+        self,
+        policy: nn.Module,
+        samples: ImitationBatch,
+        config: CloneConfig | None = None,
+        *,
+        out_dir: str | Path,
+        fabric: Fabric | None = None,
+        progress_bar: bool = True,
+    ) -> None:
+        """Prepare the run, and load its last checkpoint if there is one.
+
+        Args:
+            policy: A `vla_rl.types.Policy` that is a module; trained in place.
+            samples: See `vla_rl.data.make_chunks`.
+            config: Defaults when None.
+            out_dir: Receives ``last.ckpt`` and ``metrics.csv`` after each epoch.
+            fabric: Launched; one CPU process when None.
+            progress_bar: Show one, counted in epochs.
+
+        Raises:
+            CheckpointError: If ``out_dir`` holds the checkpoint of another run.
+        """
+        self.config = config or CloneConfig()
+        self.samples, self.out_dir, self.progress_bar = samples, Path(out_dir), progress_bar
+        self.fabric = fabric or Fabric(accelerator="cpu", devices=1)
+        optimizer = torch.optim.AdamW(
+            policy.parameters(), lr=self.config.lr, weight_decay=self.config.weight_decay
+        )
+        self.identity = identity_of("behaviour_cloning", asdict(self.config), policy)
+        self.policy, self.optimizer = self.fabric.setup(policy, optimizer)
+        self.policy.mark_forward_method("imitation_loss")
+        self.epoch = 0
+        self.history: list[dict[str, Any]] = []
+        self.out_dir.mkdir(parents=True, exist_ok=True)
+        if (self.out_dir / FILE_NAME).exists():
+            self._resume()
+
+    def fit(self) -> list[dict[str, Any]]:
+        """Train up to ``num_epochs`` and return a row of metrics per epoch.
+
+        Raises:
+            FloatingPointError: If the loss is not finite; the weights are then as before the step.
+        """
+        silent = not (self.progress_bar and self.fabric.is_global_zero)
+        epochs = range(self.epoch, self.config.num_epochs)
+        with tqdm(epochs, desc="behaviour cloning", unit="epoch", disable=silent) as bar:
+            for epoch in bar:
+                loss = self._train_epoch(epoch)
+                self.epoch = epoch + 1
+                self.history.append({"epoch": self.epoch, "loss": loss})
+                self._save()
+                bar.set_postfix(loss=f"{loss:.3f}")
+        self.policy.eval()
+        return self.history
+
+    def _train_epoch(self, epoch: int) -> float:
+        rank, world_size = self.fabric.global_rank, self.fabric.world_size
+        count = num_rows(self.samples)
+        num_batches = math.ceil(count / self.config.batch_size)
+        order = torch.randperm(
+            count, generator=torch.Generator().manual_seed(self.config.seed + epoch)
+        )
+        self.policy.train()
+        losses = []
+        with random_stream(self.config.seed, epoch, rank, device=self.fabric.device):
+            for i, rows in enumerate(order.tensor_split(num_batches)):
+                for group in self.optimizer.param_groups:
+                    group["lr"] = self._lr(epoch * num_batches + i, num_batches)
+                # Every process takes its share of the same batch.
+                batch = select_rows(self.samples, rows[rank::world_size])
+                loss = self.policy.imitation_loss(batch, reduction="mean")
+                if not bool(loss.isfinite()):
+                    raise FloatingPointError(
+                        f"Expected a finite loss, got {loss.item()} in epoch {epoch}, batch {i}."
+                    )
+                self.optimizer.zero_grad()
+                self.fabric.backward(loss)
+                self.fabric.clip_gradients(
+                    self.policy, self.optimizer, max_norm=self.config.max_grad_norm
+                )
+                self.optimizer.step()
+                losses.append(loss.detach())
+        return mean_over_ranks(self.fabric, torch.stack(losses).mean())
+
+    def _lr(self, step: int, steps_per_epoch: int) -> float:
+        total = steps_per_epoch * self.config.num_epochs
+        warmup = max(1.0, self.config.warmup_share * total)
+        if step < warmup:
+            return self.config.lr * (step + 1) / (warmup + 1)
+        share = (step - warmup) / max(1.0, total - warmup)
+        return self.config.lr * 0.5 * (1.0 + math.cos(math.pi * share))
+
+    def _save(self) -> None:
+        state = {
+            "policy": self.policy,
+            "optimizer": self.optimizer,
+            "epoch": self.epoch,
+            "history": self.history,
+        }
+        save_checkpoint(self.fabric, self.out_dir / FILE_NAME, identity=self.identity, state=state)
+        if self.fabric.is_global_zero:
+            write_table(self.out_dir / "metrics.csv", self.history)
+
+    def _resume(self) -> None:
+        state = load_checkpoint(self.fabric, self.out_dir / FILE_NAME, identity=self.identity)
+        self.policy.load_state_dict(state["policy"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.epoch, self.history = state["epoch"], state["history"]
+
+
+def clone(
+    policy: nn.Module,
+    samples: ImitationBatch,
+    config: CloneConfig | None = None,
+    *,
+    out_dir: str | Path,
+    fabric: Fabric | None = None,
+    progress_bar: bool = True,
+) -> list[dict[str, Any]]:
+    """Train ``policy`` in place on ``samples``; see `BehaviourCloning`."""
+    return BehaviourCloning(
+        policy, samples, config, out_dir=out_dir, fabric=fabric, progress_bar=progress_bar
+    ).fit()

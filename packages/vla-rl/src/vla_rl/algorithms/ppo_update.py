@@ -1,0 +1,166 @@
+"""The update of PPO: gradient steps on the clipped surrogate and on the critic's loss."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from lightning.fabric import Fabric
+from torch import Tensor
+from torch.optim import Optimizer
+
+from vla_rl.algorithms.ppo_config import PPOConfig
+from vla_rl.functional.policy_losses import (
+    aggregate_log_ratio,
+    clipped_surrogate,
+    masked_mean,
+    value_loss,
+)
+from vla_rl.reductions import max_over_ranks, mean_over_ranks
+from vla_rl.streams import stream_seed
+
+REPLAY = "replay/"
+"""Prefix of a batch's entries that are handed to `Policy.evaluate`."""
+_RATIO_TOLERANCE = 1e-3  # of log-ratios before the first step; float32 noise is below 1e-5
+
+
+class ClippedUpdate:
+    """Improves a policy on one batch of decisions (eq. 6 of Feat2Go)."""
+
+    def __init__(
+        self,
+        fabric: Fabric,
+        module: Any,
+        policy_optimizer: Optimizer,
+        value_optimizer: Optimizer,
+        config: PPOConfig,
+    ) -> None:
+        """Take what `Fabric.setup` returned; ``module`` must offer ``evaluate``."""
+        self.fabric, self.module, self.config = fabric, module, config
+        self.policy_optimizer, self.value_optimizer = policy_optimizer, value_optimizer
+
+    def __call__(self, batch: Mapping[str, Tensor], *, update: int) -> dict[str, Any]:
+        """Make a few epochs of gradient steps; stop early when the policy has moved too far.
+
+        Args:
+            batch: One row per decision: ``log_prob``, ``value``, ``mask``, ``returns``,
+                normalised ``advantage``, and the replay under ``replay/<key>``.
+            update: How many updates came before.
+
+        Returns:
+            Diagnostics, averaged over the steps.
+
+        Raises:
+            FloatingPointError: If a loss is not finite; the weights are then as before the step.
+            RuntimeError: If the first ratios are not 1.
+        """
+        count = len(batch["log_prob"])
+        most = max_over_ranks(self.fabric, count)
+        # As many steps in every process, however many decisions its episodes took.
+        num_minibatches = -(-int(most) // self.config.minibatch_size)
+        seed = stream_seed(self.config.seed, update, self.fabric.global_rank, 1)
+        shuffler = torch.Generator().manual_seed(seed)
+        steps: list[dict[str, Tensor]] = []
+        for epoch in range(self.config.num_epochs):
+            order = torch.randperm(count, generator=shuffler)
+            for i, rows in enumerate(order.tensor_split(num_minibatches)):
+                minibatch = {
+                    key: value[rows].to(self.fabric.device) for key, value in batch.items()
+                }
+                where = f"update {update + 1}, epoch {epoch + 1}, minibatch {i + 1}"
+                step = self._step(minibatch, update, where, first=not steps)
+                if step is None:
+                    return _summary(steps)
+                steps.append(step)
+        return _summary(steps)
+
+    def _step(
+        self, batch: Mapping[str, Tensor], update: int, where: str, *, first: bool
+    ) -> dict[str, Tensor] | None:
+        """Take one gradient step; None when the policy is too far from the one that acted."""
+        config = self.config
+        replay = {
+            key.removeprefix(REPLAY): value
+            for key, value in batch.items()
+            if key.startswith(REPLAY)
+        }
+        now = self.module.evaluate(replay)
+        mask, decisions = batch["mask"], batch["mask"].any(-1)
+        policy_loss, diagnostics = clipped_surrogate(
+            now.log_prob,
+            batch["log_prob"],
+            batch["advantage"],
+            mask,
+            clip_low=config.clip_low,
+            clip_high=config.clip_high,
+            dual_clip=config.dual_clip,
+            level=config.level,
+            # Gradients are averaged over processes: with the mean count per process below the line
+            # they come out as the sum over all tokens by the count of all tokens.
+            denominator=mean_over_ranks(
+                self.fabric,
+                aggregate_log_ratio(batch["log_prob"], mask, level=config.level)[1].sum(),
+            ),
+        )
+        if first:
+            self._check_first_ratio(now.log_prob, batch["log_prob"], mask, where)
+        if (
+            config.kl_stop is not None
+            and mean_over_ranks(self.fabric, diagnostics["approx_kl"]) > config.kl_stop
+        ):
+            return None
+        critic_loss, critic_diagnostics = value_loss(
+            now.value,
+            batch["returns"],
+            decisions,
+            old_value=batch["value"] if config.value_clip is not None else None,
+            clip=config.value_clip,
+            huber_delta=config.huber_delta,
+            denominator=mean_over_ranks(self.fabric, decisions.sum()),
+        )
+        entropy = masked_mean(now.entropy, mask)
+        warming_up = update < config.value_warmup_updates
+        # Zero times the policy's loss rather than none: all processes must see all gradients.
+        weight = 0.0 if warming_up else 1.0
+        loss = weight * (policy_loss - config.entropy_coefficient * entropy) + critic_loss
+        if not bool(loss.isfinite()):
+            raise FloatingPointError(
+                f"Expected a finite loss, got {loss.item()} (policy {policy_loss.item()}, critic "
+                f"{critic_loss.item()}) in {where}. The last checkpoint is intact."
+            )
+        self._descend(loss, warming_up=warming_up)
+        return {
+            "policy_loss": policy_loss.detach(),
+            "value_loss": critic_loss.detach(),
+            "entropy": entropy.detach(),
+            **{key: value for key, value in diagnostics.items() if key != "count"},
+            **critic_diagnostics,
+        }
+
+    def _descend(self, loss: Tensor, *, warming_up: bool) -> None:
+        optimizers = [self.value_optimizer, *([] if warming_up else [self.policy_optimizer])]
+        self.policy_optimizer.zero_grad()
+        self.value_optimizer.zero_grad()
+        self.fabric.backward(loss)
+        for optimizer in optimizers:
+            self.fabric.clip_gradients(self.module, optimizer, max_norm=self.config.max_grad_norm)
+            optimizer.step()
+
+    def _check_first_ratio(self, new: Tensor, old: Tensor, mask: Tensor, where: str) -> None:
+        worst = float(torch.where(mask[..., None], new.detach() - old, 0.0).abs().max())
+        if not worst <= _RATIO_TOLERANCE:
+            raise RuntimeError(
+                "Expected `evaluate` to give the log-probabilities of `act` before the first step, "
+                f"got a difference of {worst} in {where}. Look for dropout, another precision or "
+                "another temperature."
+            )
+
+
+def _summary(steps: list[dict[str, Tensor]]) -> dict[str, Any]:
+    """Return the means over the steps of an update, and where it started from."""
+    means: dict[str, Any] = {
+        key: torch.stack([step[key] for step in steps]).mean() for key in steps[0]
+    }
+    return means | {
+        "log_ratio_before_update": steps[0]["mean_abs_log_ratio"],
+        "num_steps": len(steps),
+    }

@@ -1,0 +1,85 @@
+"""Training state on disk: never half-written, and refused by anything it does not belong to."""
+
+import csv
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lightning.fabric import Fabric
+from torch import nn
+
+from vla_rl.errors import CheckpointError
+
+SCHEMA_VERSION = 1
+FILE_NAME = "last.ckpt"
+
+Identity = Mapping[str, Any]
+"""What a checkpoint must agree on to be continued: algorithm, its config, the policy's config."""
+
+
+def identity_of(algorithm: str, config: Mapping[str, Any], policy: nn.Module) -> dict[str, Any]:
+    """Return what tells this training run from another, as plain values."""
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "algorithm": algorithm,
+        "config": dict(config),
+        "policy": type(policy).__qualname__,
+        "policy_config": dict(getattr(policy, "_hub_mixin_config", None) or {}),
+    }
+
+
+def save_checkpoint(
+    fabric: Fabric, path: Path, *, identity: Identity, state: Mapping[str, Any]
+) -> None:
+    """Write a checkpoint under a temporary name, then rename it; every process calls this."""
+    partial = path.with_name(f".{path.name}.partial")
+    fabric.save(partial, {"identity": dict(identity), **state})
+    if fabric.is_global_zero:
+        os.replace(partial, path)
+    fabric.barrier()
+
+
+def load_checkpoint(fabric: Fabric, path: Path, *, identity: Identity) -> dict[str, Any]:
+    """Read a checkpoint, once it is known to be of this run.
+
+    Raises:
+        CheckpointError: If it cannot be read, or was written by another algorithm, configuration or
+            policy; the message names every difference.
+    """
+    remedy = "Continue with what wrote it, or choose another `out_dir`."
+    try:
+        checkpoint = fabric.load(path, weights_only=True)
+        found = checkpoint.pop("identity")
+    except Exception as error:
+        raise CheckpointError(f"Expected a readable checkpoint at {path}. {remedy}") from error
+    differences = _differences(found, identity)
+    if differences:
+        raise CheckpointError(
+            f"The checkpoint {path} is of another run: {'; '.join(differences)}. {remedy}"
+        )
+    return checkpoint
+
+
+def write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write rows that share their keys as CSV, replacing the file in one step."""
+    partial = path.with_name(f".{path.name}.partial")
+    with partial.open("w", newline="") as file:
+        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    os.replace(partial, path)
+
+
+def _differences(found: Any, expected: Any, name: str = "") -> list[str]:
+    if isinstance(found, Mapping) and isinstance(expected, Mapping):
+        return [
+            difference
+            for key in sorted(found.keys() | expected.keys())
+            for difference in _differences(
+                found.get(key), expected.get(key), f"{name}.{key}" if name else key
+            )
+        ]
+    if found == expected:
+        return []
+    return [f"`{name}` is {found!r} there and {expected!r} here"]

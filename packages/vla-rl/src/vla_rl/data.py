@@ -1,0 +1,71 @@
+"""Demonstrations in memory: every frame of an episode with the chunk of actions that follows it."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vla_rl.observations import concat_rows, num_rows, require, to_tensor
+from vla_rl.types import ImitationBatch
+
+_IMAGES = "observation.images."
+
+
+def make_chunks(
+    episodes: Iterable[Mapping[str, Any]], *, chunk: int, stride: int = 1
+) -> dict[str, Any]:
+    """Cut episodes into samples of one observation and the next ``chunk`` actions.
+
+    Past the end of an episode the last action is repeated and marked as padding.
+
+    Args:
+        episodes: Mappings with ``observation.images.<camera>`` uint8 ``(t, h, w, 3)``,
+            ``observation.state`` ``(t, p)``, ``action`` ``(t, a)`` and ``task`` (one instruction,
+            or one per frame); other keys are ignored.
+        chunk: Primitive actions per sample.
+        stride: Every how many frames a sample starts.
+
+    Returns:
+        An `ImitationBatch` of tensors, one row per sample, in the order of the episodes.
+
+    Raises:
+        ValueError: If there are no episodes, a key is missing, or lengths within one disagree.
+    """
+    if chunk < 1 or stride < 1:
+        raise ValueError(f"Expected positive `chunk` and `stride`, got {chunk} and {stride}.")
+    return concat_rows([_chunks(episode, chunk, stride) for episode in episodes])
+
+
+def state_statistics(samples: ImitationBatch) -> dict[str, list[float]]:
+    """Return ``state_mean`` and ``state_std`` of samples, to be handed to a policy."""
+    state = to_tensor(require(samples, "observation.state")).to(torch.float64)
+    return {
+        "state_mean": state.mean(0).tolist(),
+        "state_std": state.std(0, correction=0).tolist(),
+    }
+
+
+def _chunks(episode: Mapping[str, Any], chunk: int, stride: int) -> dict[str, Any]:
+    action = to_tensor(require(episode, "action")).to(torch.float32)
+    length = len(action)
+    start = torch.arange(0, length, stride)
+    index = start[:, None] + torch.arange(chunk)
+    task = require(episode, "task")
+    tasks = [task] * length if isinstance(task, str) else list(task)
+    frames: dict[str, Any] = {
+        "observation.state": _frames(require(episode, "observation.state")).to(torch.float32)
+    }
+    frames |= {key: _frames(value) for key, value in episode.items() if key.startswith(_IMAGES)}
+    num_rows({"action": action, "task": tasks, **frames})  # raises when lengths disagree
+    return {
+        **{key: value[start] for key, value in frames.items()},
+        "task": [tasks[i] for i in start.tolist()],
+        "action": action[index.clamp(max=length - 1)],
+        "action_is_pad": index >= length,
+    }
+
+
+def _frames(value: Any) -> Tensor:
+    return to_tensor(np.asarray(value) if isinstance(value, list) else value)

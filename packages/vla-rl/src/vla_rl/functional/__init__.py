@@ -1,0 +1,1 @@
+"""Pure functions: arrays or tensors in, arrays or tensors out."""

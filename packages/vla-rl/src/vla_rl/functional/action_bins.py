@@ -1,0 +1,88 @@
+"""Continuous actions as tokens: uniform bins over a range per action dimension."""
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+
+def encode_actions(
+    action: Float[Tensor, "*b a"],
+    low: Float[Tensor, " a"],
+    high: Float[Tensor, " a"],
+    *,
+    num_bins: int,
+) -> Int[Tensor, "*b a"]:
+    """Return the bin of each action; actions outside the range fall into the outer bins.
+
+    Args:
+        action: Actions, in the environment's units.
+        low: Lower edge of the first bin.
+        high: Upper edge of the last bin.
+        num_bins: At least 2.
+
+    Raises:
+        ValueError: If the range is empty or there are fewer than 2 bins.
+    """
+    width = _bin_width(low, high, num_bins)
+    return ((action - low) / width).floor().clamp(0, num_bins - 1).long()
+
+
+def decode_actions(
+    token: Int[Tensor, "*b a"],
+    low: Float[Tensor, " a"],
+    high: Float[Tensor, " a"],
+    *,
+    num_bins: int,
+) -> Float[Tensor, "*b a"]:
+    """Return the centre of each bin.
+
+    Example:
+        >>> low, high = torch.tensor([-1.0]), torch.tensor([1.0])
+        >>> decode_actions(torch.tensor([[0], [1], [2]]), low, high, num_bins=4).flatten()
+        tensor([-0.7500, -0.2500,  0.2500])
+    """
+    return low + (token + 0.5) * _bin_width(low, high, num_bins)
+
+
+def gaussian_bin_labels(
+    action: Float[Tensor, "*b a"],
+    low: Float[Tensor, " a"],
+    high: Float[Tensor, " a"],
+    *,
+    num_bins: int,
+    sigma_bins: float,
+) -> Float[Tensor, "*b a bins"]:
+    """Return a target distribution over bins: a Gaussian around the action.
+
+    Neighbouring bins are nearly the same action; soft labels say so, which one-hot ones do not.
+
+    Args:
+        action: Actions, clamped to the range.
+        low: Lower edge of the first bin.
+        high: Upper edge of the last bin.
+        num_bins: At least 2.
+        sigma_bins: Standard deviation in bin widths; 0 gives one-hot labels.
+
+    Raises:
+        ValueError: If ``sigma_bins`` is negative, or the bins make no sense.
+    """
+    if sigma_bins < 0.0:
+        raise ValueError(f"Expected `sigma_bins` >= 0, got {sigma_bins}.")
+    if sigma_bins == 0.0:
+        token = encode_actions(action, low, high, num_bins=num_bins)
+        return torch.nn.functional.one_hot(token, num_bins).to(action.dtype)
+    width = _bin_width(low, high, num_bins)
+    position = (action.clamp(low, high) - low) / width - 0.5
+    bins = torch.arange(num_bins, dtype=action.dtype, device=action.device)
+    distance = (position[..., None] - bins) / sigma_bins
+    return (-0.5 * distance.square()).softmax(-1)
+
+
+def _bin_width(low: Tensor, high: Tensor, num_bins: int) -> Tensor:
+    if num_bins < 2:
+        raise ValueError(f"Expected `num_bins` >= 2, got {num_bins}.")
+    if not bool((high > low).all()):
+        raise ValueError(
+            f"Expected `low` < `high` everywhere, got {low.tolist()} and {high.tolist()}."
+        )
+    return (high - low) / num_bins

@@ -1,0 +1,156 @@
+"""Advantages over decisions: a decision is one action chunk of up to k primitive steps."""
+
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+
+def chunk_discounts(valid: Bool[Tensor, "*b k"], *, gamma: float) -> Float[Tensor, "*b"]:
+    """Return the discount across each chunk, gamma to the power of the steps executed.
+
+    Args:
+        valid: Which primitive steps were executed.
+        gamma: Discount per primitive step, in [0, 1].
+
+    Returns:
+        gamma^k, k counting the true entries of the last axis.
+
+    Raises:
+        ValueError: If ``gamma`` is outside [0, 1].
+
+    Example:
+        >>> chunk_discounts(torch.tensor([[True, True, False]]), gamma=0.5)
+        tensor([0.2500])
+    """
+    _check_unit_interval(gamma, "gamma")
+    return torch.pow(torch.full((), gamma), valid.sum(-1).to(torch.float32))
+
+
+def chunk_rewards(
+    reward: Float[Tensor, "*b k"], valid: Bool[Tensor, "*b k"], *, gamma: float
+) -> Float[Tensor, "*b"]:
+    """Return the reward of each chunk, sum_i gamma^i r_i over its executed steps.
+
+    Args:
+        reward: Reward of each primitive step; ignored where ``valid`` is false.
+        valid: Which primitive steps were executed; true entries come first.
+        gamma: Discount per primitive step, in [0, 1].
+
+    Returns:
+        Discounted reward, as seen from the start of the chunk.
+
+    Raises:
+        ValueError: If ``gamma`` is outside [0, 1].
+
+    Example:
+        >>> chunk_rewards(torch.ones(1, 3), torch.tensor([[True, True, False]]), gamma=0.5)
+        tensor([1.5000])
+    """
+    _check_unit_interval(gamma, "gamma")
+    powers = gamma ** torch.arange(reward.shape[-1], dtype=reward.dtype, device=reward.device)
+    return (torch.where(valid, reward, 0.0) * powers).sum(-1)
+
+
+def generalized_advantages(
+    r_t: Float[Tensor, "*b t"],
+    discount_t: Float[Tensor, "*b t"],
+    v_tm1: Float[Tensor, "*b t"],
+    v_t: Float[Tensor, "*b t"],
+    *,
+    terminated: Bool[Tensor, "*b t"],
+    truncated: Bool[Tensor, "*b t"],
+    valid: Bool[Tensor, "*b t"],
+    lambda_: float = 0.95,
+) -> Float[Tensor, "*b t"]:
+    """Return generalised advantage estimates, one per decision.
+
+    delta = r_t + discount_t * (1 - terminated) * v_t - v_tm1
+    A = delta + lambda * discount_t * (1 - terminated) * (1 - truncated) * A_next
+
+    A time limit ends the sum but keeps the value of the state that was cut off; a true end of the
+    episode keeps neither.
+
+    Args:
+        r_t: Reward of the decision (`chunk_rewards`).
+        discount_t: Discount across the decision (`chunk_discounts`), in [0, 1].
+        v_tm1: Value of the state the decision was taken in.
+        v_t: Value of the state it led to; at a truncation that of the final observation.
+        terminated: Decision ended the episode by success or failure.
+        truncated: Decision met the time limit.
+        valid: False for padding; padding contributes nothing and receives zero.
+        lambda_: 0 is one-step, 1 is Monte Carlo.
+
+    Returns:
+        Advantages of the decisions, zero where ``valid`` is false.
+
+    Raises:
+        ValueError: If ``lambda_`` is outside [0, 1].
+
+    Source: Schulman et al. (2016), eq. 16; Feat2Go (arXiv 2605.30795), eq. 5.
+    """
+    _check_unit_interval(lambda_, "lambda_")
+    bootstrap_t = torch.where(terminated, 0.0, discount_t)
+    delta = torch.where(valid, r_t + bootstrap_t * torch.where(terminated, 0.0, v_t) - v_tm1, 0.0)
+    carry_t = torch.where(valid & ~truncated, lambda_ * bootstrap_t, 0.0)
+
+    advantage = torch.zeros_like(delta)
+    future = torch.zeros_like(delta[..., 0])
+    for t in reversed(range(delta.shape[-1])):
+        future = delta[..., t] + carry_t[..., t] * future
+        advantage[..., t] = future
+    return advantage
+
+
+def normalize_advantages(
+    advantage: Float[Tensor, "*b"],
+    mask: Bool[Tensor, "*b"],
+    *,
+    reduce: Callable[[Tensor], Tensor] | None = None,
+    eps: float = 1e-8,
+) -> Float[Tensor, "*b"]:
+    """Shift and scale advantages to mean 0 and standard deviation 1 over the whole batch.
+
+    Args:
+        advantage: Raw advantages.
+        mask: Which of them count; the others become zero.
+        reduce: Sums a float64 tensor ``(sum, sum of squares, count)`` over processes, so that
+            every process normalises by the statistics of all of them.
+        eps: Added to the (population) standard deviation.
+
+    Returns:
+        Normalised advantages; all zero when the advantages do not vary.
+
+    Example:
+        >>> normalize_advantages(torch.tensor([1.0, 3.0, 9.0]), torch.tensor([True, True, False]))
+        tensor([-1.,  1.,  0.])
+    """
+    exact = torch.where(mask, advantage, 0.0).double()
+    moments = torch.stack([exact.sum(), exact.square().sum(), mask.sum().double()])
+    if reduce is not None:
+        moments = reduce(moments)
+    total, total_square, count = moments.unbind()
+    mean = total / count.clamp(min=1.0)
+    std = (total_square / count.clamp(min=1.0) - mean.square()).clamp(min=0.0).sqrt()
+    return torch.where(mask, (exact - mean) / (std + eps), 0.0).to(advantage.dtype)
+
+
+def explained_variance(
+    value: Float[Tensor, "*b"], target: Float[Tensor, "*b"], mask: Bool[Tensor, "*b"]
+) -> float:
+    """Return 1 - Var(target - value) / Var(target) over the masked entries.
+
+    Returns:
+        1 for a perfect critic, 0 for a constant one; 0 when the target does not vary.
+    """
+    target, value = target[mask].double(), value[mask].double()
+    spread = target.var(correction=0) if target.numel() else target.new_zeros(())
+    if spread <= 1e-12:
+        return 0.0
+    return float(1.0 - (target - value).var(correction=0) / spread)
+
+
+def _check_unit_interval(value: float, name: str) -> None:
+    if not 0.0 <= value <= 1.0:
+        raise ValueError(f"Expected `{name}` in [0, 1], got {value}.")

@@ -1,0 +1,193 @@
+"""Losses of policies and critics; masked entries count neither above nor below the line."""
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+Level = Literal["token", "action", "chunk"]
+LEVELS: tuple[Level, ...] = ("token", "action", "chunk")
+
+
+def masked_mean(
+    x: Float[Tensor, "..."],
+    mask: Bool[Tensor, "..."],
+    *,
+    denominator: Tensor | float | None = None,
+) -> Float[Tensor, ""]:
+    """Return sum(x where mask) / count.
+
+    Args:
+        x: Values; what stands under a false mask may even be NaN.
+        mask: Of the shape of ``x``, or of its leading axes.
+        denominator: The count over all micro-batches and processes, where this is a part of a
+            larger batch; the count of this mask when None. Zero gives zero.
+    """
+    mask = mask.reshape(mask.shape + (1,) * (x.ndim - mask.ndim)).expand_as(x)
+    count = mask.sum() if denominator is None else torch.as_tensor(denominator, device=x.device)
+    return torch.where(mask, x, 0.0).sum() / count.clamp(min=1)
+
+
+def aggregate_log_ratio(
+    log_ratio: Float[Tensor, "n k a"], mask: Bool[Tensor, "n k"], *, level: Level
+) -> tuple[Tensor, Tensor]:
+    """Join token log-ratios into those of the unit that is clipped.
+
+    Args:
+        log_ratio: New minus old log-probability of each action token.
+        mask: Which actions of each chunk were executed.
+        level: ``token`` keeps them apart, ``action`` sums the tokens of one primitive action,
+            ``chunk`` sums all executed tokens of the decision. The larger the unit, the more often
+            the same change of the policy is clipped.
+
+    Returns:
+        Log-ratios and their mask: ``(n, k, a)``, ``(n, k)`` or ``(n,)``.
+
+    Raises:
+        ValueError: If ``level`` is unknown.
+    """
+    if level == "token":
+        return log_ratio, mask[..., None].expand_as(log_ratio)
+    if level == "action":
+        return log_ratio.sum(-1), mask
+    if level == "chunk":
+        return torch.where(mask[..., None], log_ratio, 0.0).sum((-2, -1)), mask.any(-1)
+    raise ValueError(f"Expected `level` in {LEVELS}, got {level!r}.")
+
+
+def clipped_surrogate(
+    log_prob: Float[Tensor, "n k a"],
+    old_log_prob: Float[Tensor, "n k a"],
+    advantage: Float[Tensor, " n"],
+    mask: Bool[Tensor, "n k"],
+    *,
+    clip_low: float = 0.2,
+    clip_high: float = 0.2,
+    dual_clip: float | None = None,
+    level: Level = "token",
+    denominator: Tensor | float | None = None,
+) -> tuple[Float[Tensor, ""], dict[str, Tensor]]:
+    """Return PPO's clipped policy loss and what it did.
+
+    L = -sum min(ρ A, clip(ρ, 1 - clip_low, 1 + clip_high) A) / count, ρ = exp(log-ratio)
+
+    Args:
+        log_prob: Under the present parameters.
+        old_log_prob: Under the parameters that acted.
+        advantage: One per decision.
+        mask: Which actions of each chunk were executed.
+        clip_low: How far the ratio may fall below 1, in (0, 1).
+        clip_high: How far the ratio may rise above 1, positive.
+        dual_clip: If given (above 1), a bad action's loss is at most ``-dual_clip * A``.
+        level: Unit whose ratio is clipped (`aggregate_log_ratio`).
+        denominator: See `masked_mean`.
+
+    Returns:
+        Loss, and detached scalars ``clip_fraction`` (share of ratios outside the interval),
+        ``approx_kl`` (k3 estimate of KL(old || new)), ``mean_abs_log_ratio`` and ``count``.
+
+    Raises:
+        ValueError: If a clip range or the level makes no sense.
+
+    Source: Schulman et al. (2017), eq. 7; Ye et al. (2020), eq. 5 for the dual clip; Feat2Go
+    (arXiv 2605.30795), eq. 6.
+    """
+    _check_clip(clip_low, clip_high, dual_clip)
+    # Unexecuted tokens are zeroed before exp: an overflow there would turn gradients into NaN.
+    token_log_ratio = torch.where(mask[..., None], log_prob - old_log_prob, 0.0)
+    log_ratio, unit_mask = aggregate_log_ratio(token_log_ratio, mask, level=level)
+    gain = advantage.reshape(-1, *(1,) * (log_ratio.ndim - 1))
+    ratio = log_ratio.exp()
+    clipped = ratio.clamp(1.0 - clip_low, 1.0 + clip_high)
+    objective = torch.minimum(ratio * gain, clipped * gain)
+    if dual_clip is not None:
+        objective = torch.where(gain < 0, torch.maximum(objective, dual_clip * gain), objective)
+    loss = -masked_mean(objective, unit_mask, denominator=denominator)
+    with torch.no_grad():
+        diagnostics = {
+            "clip_fraction": masked_mean((ratio != clipped).to(ratio.dtype), unit_mask),
+            "approx_kl": masked_mean(ratio - 1.0 - log_ratio, unit_mask),
+            "mean_abs_log_ratio": masked_mean(log_ratio.abs(), unit_mask),
+            "count": unit_mask.sum(),
+        }
+    return loss, diagnostics
+
+
+def value_loss(
+    value: Float[Tensor, " n"],
+    target: Float[Tensor, " n"],
+    mask: Bool[Tensor, " n"],
+    *,
+    old_value: Float[Tensor, " n"] | None = None,
+    clip: float | None = None,
+    huber_delta: float = 10.0,
+    denominator: Tensor | float | None = None,
+) -> tuple[Float[Tensor, ""], dict[str, Tensor]]:
+    """Return the Huber loss of the critic, with optional value clipping.
+
+    Args:
+        value: Under the present parameters.
+        target: Return to regress to.
+        mask: Which decisions count.
+        old_value: Under the parameters that acted; needed for ``clip``.
+        clip: Largest step from ``old_value`` that is rewarded, in units of return.
+        huber_delta: Where the loss turns linear, in units of return.
+        denominator: See `masked_mean`.
+
+    Returns:
+        Loss, and the detached scalar ``value_clip_fraction``: the share of values further than
+        ``clip`` from the old ones.
+
+    Raises:
+        ValueError: If only one of ``clip`` and ``old_value`` is given, or a range is not positive.
+
+    Source: Schulman et al. (2017) baselines for the clipping.
+    """
+    if (clip is None) != (old_value is None):
+        raise ValueError("Expected `clip` and `old_value` together, got only one of them.")
+    if huber_delta <= 0.0 or (clip is not None and clip <= 0.0):
+        raise ValueError(f"Expected positive ranges, got {huber_delta=}, {clip=}.")
+    loss = F.huber_loss(value, target, reduction="none", delta=huber_delta)
+    clip_fraction = torch.zeros((), device=value.device)
+    if clip is not None and old_value is not None:
+        near = old_value + (value - old_value).clamp(-clip, clip)
+        near_loss = F.huber_loss(near, target, reduction="none", delta=huber_delta)
+        loss = torch.maximum(loss, near_loss)
+        moved = ((value - old_value).abs() > clip).to(value.dtype)
+        clip_fraction = masked_mean(moved, mask).detach()
+    return masked_mean(loss, mask, denominator=denominator), {"value_clip_fraction": clip_fraction}
+
+
+def kl_k1(log_prob: Float[Tensor, "*b"], ref_log_prob: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
+    """Return -d with d = log ref - log π: unbiased for KL(π || ref) as a value.
+
+    As a loss its gradient is zero in expectation: use it in rewards.
+
+    Source: Schulman (2020), "Approximating KL divergence".
+    """
+    return log_prob - ref_log_prob
+
+
+def kl_k2(log_prob: Float[Tensor, "*b"], ref_log_prob: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
+    """Return d² / 2 with d = log ref - log π: as a loss its gradient is that of KL(π || ref)."""
+    return 0.5 * (ref_log_prob - log_prob).square()
+
+
+def kl_k3(log_prob: Float[Tensor, "*b"], ref_log_prob: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
+    """Return exp(d) - 1 - d with d = log ref - log π: unbiased, never negative, low variance.
+
+    As a loss its gradient is that of KL(ref || π).
+    """
+    difference = ref_log_prob - log_prob
+    return difference.exp() - 1.0 - difference
+
+
+def _check_clip(clip_low: float, clip_high: float, dual_clip: float | None) -> None:
+    if not 0.0 < clip_low < 1.0:
+        raise ValueError(f"Expected `clip_low` in (0, 1), got {clip_low}.")
+    if clip_high <= 0.0:
+        raise ValueError(f"Expected `clip_high` > 0, got {clip_high}.")
+    if dual_clip is not None and dual_clip <= 1.0:
+        raise ValueError(f"Expected `dual_clip` > 1 or None, got {dual_clip}.")

@@ -1,0 +1,1 @@
+"""Policies that act, score past decisions and learn from demonstrations."""

@@ -1,0 +1,34 @@
+"""Statistics over all processes of a Fabric run."""
+
+from collections.abc import Mapping
+
+import torch
+from lightning.fabric import Fabric
+from torch import Tensor
+
+
+def sum_over_ranks(fabric: Fabric, x: Tensor) -> Tensor:
+    """Return the sum of ``x`` over processes, on the device ``x`` came from."""
+    total = fabric.all_reduce(x.detach().to(fabric.device), reduce_op="sum")
+    assert isinstance(total, Tensor)
+    return total.to(x.device)
+
+
+def mean_over_ranks(fabric: Fabric, x: Tensor | float) -> float:
+    """Return the mean of a scalar over processes."""
+    value = torch.as_tensor(x).detach().to(torch.float64)
+    return float(sum_over_ranks(fabric, value)) / fabric.world_size
+
+
+def max_over_ranks(fabric: Fabric, x: float) -> float:
+    """Return the largest of a number over processes."""
+    gathered = fabric.all_gather(torch.tensor(x, dtype=torch.float64))
+    assert isinstance(gathered, Tensor)
+    return float(gathered.max())
+
+
+def mean_metrics(fabric: Fabric, metrics: Mapping[str, Tensor | float]) -> dict[str, float]:
+    """Return the mean of each metric over processes, with one exchange."""
+    values = torch.tensor([float(value) for value in metrics.values()], dtype=torch.float64)
+    means = sum_over_ranks(fabric, values) / fabric.world_size
+    return dict(zip(metrics, means.tolist(), strict=True))

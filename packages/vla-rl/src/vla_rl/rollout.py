@@ -1,0 +1,254 @@
+"""Whole episodes of a policy in a vector environment, as one flat batch of decisions."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Generator, Tensor
+from tqdm import tqdm
+
+from vla_rl.decisions import Episodes, Rollout
+from vla_rl.functional.advantages import chunk_discounts, chunk_rewards
+from vla_rl.observations import concat_rows, num_rows, select_rows, to_tensor
+from vla_rl.types import ActOutput, ChunkStep, Observation, Policy, ProgressModel, VecEnv
+
+OnStep = Callable[[Observation, ActOutput, ChunkStep, Tensor], None]
+"""Called after each chunk with the observation before it, the decision, what happened, and which
+environments ``(n,)`` were still in their first episode."""
+
+
+@torch.no_grad()
+def collect_episodes(
+    policy: Policy,
+    env: VecEnv,
+    seeds: Sequence[int],
+    *,
+    generator: Generator | None = None,
+    deterministic: bool = False,
+    gamma: float = 0.99,
+    progress_model: ProgressModel | None = None,
+    on_step: OnStep | None = None,
+    progress_bar: bool = False,
+) -> Rollout:
+    """Play one whole episode per seed, ``env.num_envs`` at a time.
+
+    Every wave resets all environments with explicit seeds and ends when each has finished its
+    first episode; what an environment does after that is ignored, so it does not matter whether it
+    resets itself. The last wave is filled up with repeated seeds whose episodes are dropped.
+
+    Args:
+        policy: Acts on all environments; only decisions of running episodes are kept.
+        env: Must report ``info["success"]`` ``(n, k)``, and the final observation of episodes that
+            ended as ``info["final_obs"]`` with the mask ``info["_final_obs"]``
+            (``final_observation`` is accepted too).
+        seeds: Episode seeds.
+        generator: Source of the policy's samples.
+        deterministic: Act greedily.
+        gamma: Discount per primitive step, in [0, 1].
+        progress_model: If given, predicts the progress of the final observation of failed episodes,
+            one batch per wave, without history.
+        on_step: Observer of every chunk.
+        progress_bar: Show one, counted in episodes.
+
+    Raises:
+        ValueError: If there are no seeds, the environment's answer does not fit the policy's
+            chunk, a reward is not finite, or a final observation is missing.
+    """
+    if not len(seeds):
+        raise ValueError("Expected at least one seed, got none.")
+    waves = []
+    with tqdm(total=len(seeds), desc="episodes", disable=not progress_bar, leave=False) as bar:
+        for start in range(0, len(seeds), env.num_envs):
+            wave = _Wave(policy, env, list(seeds[start : start + env.num_envs]), gamma)
+            wave.play(generator, deterministic=deterministic, on_step=on_step, bar=bar)
+            waves.append(wave.finish(progress_model))
+    return _join(waves)
+
+
+class _Wave:
+    """One episode in each environment."""
+
+    def __init__(self, policy: Policy, env: VecEnv, seeds: list[int], gamma: float) -> None:
+        self.policy, self.env, self.seeds, self.gamma = policy, env, seeds, gamma
+        n = env.num_envs
+        self.live = torch.arange(n) < len(seeds)
+        self.success_once = torch.zeros(n, dtype=torch.bool)
+        self.success_at_end = torch.zeros(n, dtype=torch.bool)
+        self.length = torch.zeros(n, dtype=torch.long)
+        self.env_return = torch.zeros(n)
+        self.truncated = torch.zeros(n, dtype=torch.bool)
+        self.final_rows: list[int] = []
+        self.final_obs: list[Observation] = []
+        self.decisions: list[dict[str, Any]] = []
+
+    def play(
+        self,
+        generator: Generator | None,
+        *,
+        deterministic: bool,
+        on_step: OnStep | None,
+        bar: "tqdm[Any]",
+    ) -> None:
+        padding = [self.seeds[-1]] * (self.env.num_envs - len(self.seeds))
+        obs, _ = self.env.reset(seed=self.seeds + padding)
+        while self.live.any():
+            decision = self.policy.act(obs, generator=generator, deterministic=deterministic)
+            step = self.env.step_chunk(decision.actions.cpu().numpy())
+            live = self.live.clone()
+            ended = self._record(decision, step)
+            if on_step is not None:
+                on_step(obs, decision, step, live)
+            bar.update(int(ended.sum()))
+            obs = step.observation
+
+    def _record(self, decision: ActOutput, step: ChunkStep) -> Bool[Tensor, " n"]:
+        """Store the decisions of running episodes; returns which of them ended."""
+        reward, mask, terminated, truncated = self._checked(decision, step)
+        rows = self.live.nonzero()[:, 0]
+        over = terminated | truncated
+        success = _field(step.info, "success", mask.shape).bool() & mask
+        steps = mask.sum(-1)
+        last = success.gather(1, (steps - 1).clamp(min=0)[:, None])[:, 0]
+
+        self.success_once |= success.any(-1)
+        self.success_at_end = torch.where(steps > 0, last, self.success_at_end)
+        self.length += steps
+        self.env_return += reward.sum(-1)
+        self.truncated |= truncated
+        self.decisions.append(
+            {
+                "replay": {key: x.cpu()[rows] for key, x in decision.replay.items()},
+                "log_prob": decision.log_prob.cpu()[rows],
+                "value": None if decision.value is None else decision.value.cpu()[rows],
+                "reward": chunk_rewards(reward, mask, gamma=self.gamma)[rows],
+                "discount": chunk_discounts(mask, gamma=self.gamma)[rows],
+                "mask": mask[rows],
+                "terminated": terminated[rows],
+                "truncated": truncated[rows],
+                "episode": rows,
+            }
+        )
+        if over.any():
+            self._keep_final(step, over)
+        self.live &= ~over
+        return over
+
+    def _checked(self, decision: ActOutput, step: ChunkStep) -> tuple[Tensor, ...]:
+        """Return reward and mask ``(n, k)`` and per-chunk terminated and truncated ``(n,)``."""
+        shape = decision.actions.shape[:2]
+        if shape[0] != self.env.num_envs:
+            raise ValueError(
+                f"Expected actions for {self.env.num_envs} environments, got {shape[0]}."
+            )
+        reward = _as_chunk(step.reward, shape, "reward").to(torch.float32)
+        terminated = _as_chunk(step.terminated, shape, "terminated").bool()
+        truncated = _as_chunk(step.truncated, shape, "truncated").bool()
+        over = (terminated | truncated).long()
+        # Up to and including the first end; an environment that resets itself goes on after it.
+        first_episode = over.cumsum(-1) - over == 0
+        mask = _as_chunk(step.valid, shape, "valid").bool() & first_episode & self.live[:, None]
+        reward = torch.where(mask, reward, 0.0)
+        if not bool(reward.isfinite().all()):
+            row = int((~reward.isfinite()).any(-1).nonzero()[0])
+            raise ValueError(
+                f"Expected finite rewards, got {reward[row].tolist()} in the episode of seed "
+                f"{self.seeds[row]} after {int(self.length[row])} steps."
+            )
+        if bool((self.live & ~mask.any(-1)).any()):
+            row = int((self.live & ~mask.any(-1)).nonzero()[0])
+            raise ValueError(
+                f"Expected the running episode of seed {self.seeds[row]} to execute at least one "
+                "step of the chunk, got `valid` all false."
+            )
+        terminated = (terminated & mask).any(-1)
+        return reward, mask, terminated, (truncated & mask).any(-1) & ~terminated
+
+    def _keep_final(self, step: ChunkStep, over: Bool[Tensor, " n"]) -> None:
+        rows = over.nonzero()[:, 0]
+        for key in ("final_obs", "final_observation"):
+            if key in step.info:
+                if not bool(to_tensor(step.info[f"_{key}"]).bool()[rows].all()):
+                    break
+                self.final_rows.extend(rows.tolist())
+                self.final_obs.append(select_rows(step.info[key], rows))
+                return
+        raise ValueError(
+            "Expected `final_obs` and `_final_obs` in the info of a step that ended episodes, got "
+            f"{sorted(step.info)} for environments {rows.tolist()}."
+        )
+
+    def finish(self, progress_model: ProgressModel | None) -> dict[str, Any]:
+        """Return the decisions, in order, and the table of episodes."""
+        final_obs, final_rows = concat_rows(self.final_obs), torch.tensor(self.final_rows)
+        order = torch.cat([d["episode"] for d in self.decisions]).argsort(stable=True)
+        wave = {key: _concat([d[key] for d in self.decisions], order) for key in self.decisions[0]}
+        wave["next_value"] = self._next_values(wave, final_obs, final_rows)
+        progress = torch.full((self.env.num_envs,), float("nan"))
+        failed = (~self.success_at_end[final_rows]).nonzero()[:, 0]
+        if progress_model is not None and len(failed):
+            progress_model.reset()
+            predicted = to_tensor(progress_model.progress(select_rows(final_obs, failed)))
+            progress[final_rows[failed]] = predicted.cpu().to(torch.float32)
+        count = len(self.seeds)
+        wave["episodes"] = {
+            "seed": torch.tensor(self.seeds),
+            "success_once": self.success_once[:count],
+            "success_at_end": self.success_at_end[:count],
+            "length": self.length[:count],
+            "env_return": self.env_return[:count],
+            "progress": progress[:count],
+        }
+        return wave
+
+    def _next_values(
+        self, wave: dict[str, Any], final_obs: Observation, final_rows: Int[Tensor, " e"]
+    ) -> Float[Tensor, " d"] | None:
+        if wave["value"] is None:
+            return None
+        next_value = torch.cat([wave["value"][1:], wave["value"].new_zeros(1)])
+        next_value[wave["terminated"] | wave["truncated"]] = 0.0
+        cut = self.truncated[final_rows].nonzero()[:, 0]
+        if len(cut):
+            # Greedy, so that the look ahead takes nothing from the generator.
+            bootstrap = self.policy.act(select_rows(final_obs, cut), deterministic=True).value
+            assert bootstrap is not None
+            by_row = next_value.new_zeros(self.env.num_envs)
+            by_row[final_rows[cut]] = bootstrap.cpu()
+            next_value[wave["truncated"]] = by_row[wave["episode"][wave["truncated"]]]
+        return next_value
+
+
+def _as_chunk(value: Any, shape: tuple[int, ...], name: str) -> Tensor:
+    tensor = to_tensor(value).cpu()
+    if tensor.shape != shape:
+        raise ValueError(
+            f"Expected `{name}` of shape {tuple(shape)} (environments, chunk) to match the "
+            f"policy's actions, got {tuple(tensor.shape)}."
+        )
+    return tensor
+
+
+def _field(info: Any, key: str, shape: tuple[int, ...]) -> Tensor:
+    if key not in info:
+        raise ValueError(f"Expected {key!r} in the info of a step, got {sorted(info)}.")
+    return _as_chunk(info[key], shape, key)
+
+
+def _concat(parts: list[Any], order: Tensor | None = None) -> Any:
+    """Join tensors (or dicts of them, or Nones) and reorder their rows."""
+    if parts[0] is None:
+        return None
+    if isinstance(parts[0], dict):
+        return {key: _concat([part[key] for part in parts], order) for key in parts[0]}
+    joined = torch.cat(parts)
+    return joined if order is None else joined[order]
+
+
+def _join(waves: list[dict[str, Any]]) -> Rollout:
+    offset = 0
+    for wave in waves:
+        wave["episode"] = wave["episode"] + offset
+        offset += num_rows(wave["episodes"])
+    joined = {key: _concat([wave[key] for wave in waves]) for key in waves[0]}
+    return Rollout(**(joined | {"episodes": Episodes(**joined["episodes"])}))
