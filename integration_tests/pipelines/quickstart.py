@@ -44,7 +44,7 @@ ENV_ID = "maniskill:PickCube-v1"
 CAMERA = "hand_camera"
 CHUNK = 4
 MAX_STEPS = 48  # twelve decisions; the expert needs about 25 steps
-NOISE = 0.1
+NOISE = 0.05
 FAILURE_FRACTION = 0.2
 # Disjoint ranges of episode seeds; `--seed` shifts each within its range.
 RECORD_SEEDS, TRAIN_SEEDS, EVALUATION_SEEDS = 0, 10_000_000, 20_000_000
@@ -189,8 +189,8 @@ class Quickstart:
                 state_dim=samples["observation.state"].shape[-1],
                 action_dim=samples["action"].shape[-1],
                 chunk=CHUNK,
-                action_low=[-0.6, -0.6, -0.6, -1.0],
-                action_high=[0.6, 0.6, 0.6, 1.0],
+                action_low=[-0.4, -0.4, -0.4, -1.0],
+                action_high=[0.4, 0.4, 0.4, 1.0],
                 state_mean=statistics["state_mean"],
                 state_std=statistics["state_std"],
             )

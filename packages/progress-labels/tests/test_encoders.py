@@ -17,10 +17,10 @@ from transformers import (
     SiglipModel,
     SiglipVisionConfig,
     SiglipVisionModel,
-    VJEPA2Config,
-    VJEPA2Model,
     ViTConfig,
     ViTModel,
+    VJEPA2Config,
+    VJEPA2Model,
 )
 
 from progress_labels.encoders import load_encoder

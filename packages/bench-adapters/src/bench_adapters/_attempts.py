@@ -80,7 +80,10 @@ class Workers:
             for _ in range(num_workers):
                 self._workers.append(start_worker(_serve, make_env, noise))
             for slot in range(num_workers):
-                _, self.spec = self._receive({slot: "building the environment"})
+                _, answer = self._receive({slot: "building the environment"})
+                if isinstance(answer, WorkerError):
+                    raise answer
+                self.spec: EpisodeSpec = answer
         except BaseException:
             self.close()
             raise
@@ -91,25 +94,33 @@ class Workers:
         owing = {w: [a for a in attempts if a.number % count == w] for w in range(count)}
         for slot, share in owing.items():
             self._workers[slot].connection.send(share)
-        early: dict[int, Episode] = {}
+        early: dict[int, Episode | WorkerError] = {}
         for attempt in attempts:
             while attempt.number not in early:
-                slot, episode = self._receive(
+                slot, answer = self._receive(
                     {
                         slot: f"making the episode of seed {share[0].seed}"
                         for slot, share in owing.items()
                         if share
                     }
                 )
-                early[owing[slot].pop(0).number] = episode
-            yield early.pop(attempt.number)
+                early[owing[slot].pop(0).number] = answer
+                if isinstance(answer, WorkerError):
+                    owing[slot].clear()
+            episode = early.pop(attempt.number)
+            if isinstance(episode, WorkerError):  # only in its turn: the episodes before it count
+                raise episode
+            yield episode
 
     def close(self) -> None:
         """End the processes."""
         stop_workers(self._workers)
 
     def _receive(self, doing: Mapping[int, str]) -> tuple[int, Any]:
-        """Return the next message of any of the workers, of which ``doing`` says what they do."""
+        """Return the next message of any of the workers, of which ``doing`` says what they do.
+
+        A failure inside the worker is returned as a `WorkerError`; a lost worker raises one.
+        """
         waiting = {slot: self._workers[slot] for slot in doing}
         try:
             slot, answer = next(receive_any(waiting, timeout_s=self._timeout_s))
@@ -120,7 +131,7 @@ class Workers:
             ) from None
         if isinstance(answer, str):
             last_line = answer.strip().splitlines()[-1]
-            raise WorkerError(
+            answer = WorkerError(
                 f"worker process {slot} failed while {doing[slot]}: {last_line}",
                 env_index=slot,
                 traceback=answer,

@@ -1,6 +1,7 @@
 """H.264 video files that browsers play and robot-learning tools read frame by frame."""
 
 import contextlib
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,9 @@ from numpy.typing import NDArray
 
 __all__ = ["VideoWriter", "write_video"]
 
-# A key frame every second frame and no B-frames: any frame is one or two decodes away.
-_ENCODER_OPTIONS = {"g": "2", "bf": "0"}
+# A key frame every second frame and no B-frames: any frame is one or two decodes away. The
+# macroblock tree looks further ahead than that, and its result differs from run to run.
+_ENCODER_OPTIONS = {"g": "2", "bf": "0", "x264-params": "mbtree=0"}
 
 
 class VideoWriter:
@@ -37,6 +39,7 @@ class VideoWriter:
             raise ValueError(f"Expected `crf` from 0 to 51, got {crf}.")
         self.path = Path(path)
         self.num_frames = 0
+        self._fps = fps
         self._shape = (height, width, 3)
         self._temporary = self.path.with_name(f".{self.path.name}.part")
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -63,10 +66,11 @@ class VideoWriter:
             )
         for array in frames:
             frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(array), format="rgb24")
-            # The encoder would convert too, but not to the same bits every time.
-            for packet in self._stream.encode(frame.reformat(format="yuv420p")):
+            frame = frame.reformat(format="yuv420p")
+            frame.pts, frame.time_base = self.num_frames, Fraction(1, self._fps)
+            for packet in self._stream.encode(frame):
                 self._container.mux(packet)
-        self.num_frames += len(frames)
+            self.num_frames += 1
 
     def finish(self) -> None:
         """Complete the file and give it its name."""

@@ -39,8 +39,11 @@ class Label:
 
     def run(self) -> None:
         """Label and print what was done."""
+        from transformers.utils.logging import disable_progress_bar
+
         from progress_labels.encoders import load_encoder
 
+        disable_progress_bar()  # of loading a file; ours, over episodes, stays
         encoder = load_encoder(
             self.encoder,
             device=self.device,
@@ -85,8 +88,11 @@ class Pretrain:
 
     def run(self) -> None:
         """Train and print the measured figures."""
+        from transformers.utils.logging import disable_progress_bar
+
         from progress_labels.pretrain import PretrainConfig, pretrain
 
+        disable_progress_bar()
         config = PretrainConfig(
             epochs=self.epochs,
             batch_size=self.batch_size,

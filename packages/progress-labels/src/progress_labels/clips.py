@@ -64,9 +64,7 @@ def load_frames(sources: Sequence[Path], *, size: int = 64, progress_bar: bool =
             found, desc=f"decode {source.name}", unit="video", disable=not progress_bar
         ):
             frames = resize_frames(video.frames, size)
-            videos.append(
-                _Video(frames, video.state, start + video.episode, group + video.group)
-            )
+            videos.append(_Video(frames, video.state, start + video.episode, group + video.group))
     lengths = [len(video.frames) for video in videos]
     ends = np.cumsum(lengths) - 1
     width = min(video.state.shape[1] for video in videos)

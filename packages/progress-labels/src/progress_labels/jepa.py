@@ -45,16 +45,24 @@ class JEPA(nn.Module):
         config: Shape of encoder and predictor.
         variance: Weight of the variance term.
         covariance: Weight of the covariance term.
+        target_std: Spread over frames that the variance term asks for. Features are layer-normed:
+            1 would leave nothing for what stays the same from frame to frame.
 
     Source: V-JEPA, arXiv 2404.08471, Eq. 1; C-JEPA, arXiv 2410.19560.
     """
 
     def __init__(
-        self, config: VJEPA2Config, *, variance: float = 1.0, covariance: float = 0.04
+        self,
+        config: VJEPA2Config,
+        *,
+        variance: float = 1.0,
+        covariance: float = 0.04,
+        target_std: float = 0.5,
     ) -> None:
         super().__init__()
         self.variance = variance
         self.covariance = covariance
+        self.target_std = target_std
         model = VJEPA2Model(config)
         self.config = config
         self.context = model.encoder
@@ -75,9 +83,10 @@ class JEPA(nn.Module):
             goal = F.layer_norm(tokens, tokens.shape[-1:])
         embedded = self.context.embeddings(clips)
         losses = []
-        for visible, hidden in masks:
+        for mask in masks:
+            visible, hidden = (part.to(clips.device) for part in mask)
             seen = self._encode(embedded, visible)
-            spread, correlation = variance_covariance(seen.float())
+            spread, correlation = variance_covariance(seen.float(), target_std=self.target_std)
             losses.append(
                 F.l1_loss(self._predict(seen, visible, hidden), goal[:, hidden])
                 + self.variance * spread

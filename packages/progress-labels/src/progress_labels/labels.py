@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -54,14 +55,18 @@ class LabelConfig:
     max_frames: int = 64
     """Longer episodes are sampled down to about this many frames to find stages, so that a window
     spans the same share of a movement at any frame rate."""
-    beta: float | None = None
-    """Sensitivity to feature distance, ≥ 0; calibrated per episode when None."""
+    beta: float | Literal["calibrated"] | None = None
+    """Sensitivity to feature distance, ≥ 0; 1/D when None. ``"calibrated"`` sets it per episode
+    (`calibrated_beta`): for features of another scale than about 1. It suits moving cameras; where
+    most patches show a static background, their noise sets the scale and stages get lost."""
 
     def __post_init__(self) -> None:
         if self.window < 2:
             raise ValueError(f"Expected `window` ≥ 2, got {self.window}.")
         if self.max_frames < 2:
             raise ValueError(f"Expected `max_frames` ≥ 2, got {self.max_frames}.")
+        if isinstance(self.beta, str) and self.beta != "calibrated":
+            raise ValueError(f"Expected `beta` ≥ 0, None or 'calibrated', got {self.beta!r}.")
 
     @property
     def hash(self) -> str:
@@ -99,7 +104,7 @@ def label_episode(
     if not bool(features.isfinite().all()):
         raise ValueError("Expected finite `features`; they hold NaN or infinity.")
     active = features[: end + 1]
-    beta = calibrated_beta(active, active[-1]) if config.beta is None else config.beta
+    beta = _beta(active, config)
     similarity = patch_similarity(features, features[end], beta=beta).cpu().numpy()
     stage = _sampled_stages(similarity[: end + 1], config)
     to_subgoal = subgoal_similarity(active, torch.from_numpy(stage), beta=beta).cpu().numpy()
@@ -152,6 +157,8 @@ def label_dataset(
     for path in paths:
         if path.exists() and not overwrite:
             raise DatasetError(f"{path} exists; pass --overwrite (overwrite=True) to replace it.")
+    if not os.access(dataset.root, os.W_OK):
+        raise DatasetError(f"Cannot write into {dataset.root}; label a copy of the dataset.")
     labels: dict[int, EpisodeLabels] = {}
     first_row: dict[int, int] = {}
     for position in tqdm(
@@ -215,6 +222,12 @@ def read_labels(path: str | Path) -> dict[int, EpisodeLabels]:
         )
         for episode, progress, stage, num_stages, similarity in zip(episodes, *parts, strict=True)
     }
+
+
+def _beta(active: Tensor, config: LabelConfig) -> float:
+    if isinstance(config.beta, str):
+        return calibrated_beta(active, active[-1])
+    return 1.0 / active.shape[-1] if config.beta is None else config.beta
 
 
 def _sampled_stages(curve: Float[np.ndarray, " t"], config: LabelConfig) -> NDArray[np.int64]:

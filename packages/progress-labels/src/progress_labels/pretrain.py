@@ -1,6 +1,5 @@
 """Self-supervised training of a small patch encoder on a user's own frames (V-JEPA style)."""
 
-import hashlib
 import json
 import math
 import os
@@ -19,6 +18,7 @@ from torch import Tensor
 from tqdm import tqdm
 from transformers import VJEPA2Model
 
+from progress_labels.checkpoint import fingerprint_of, restore_checkpoint, save_checkpoint
 from progress_labels.clips import FrameBank, load_frames, sample_clips
 from progress_labels.encoders import VJEPA2Encoder, load_encoder
 from progress_labels.errors import CollapseError
@@ -53,6 +53,8 @@ class PretrainConfig:
     """Weight of the hinge on too little variance of the context features."""
     covariance: float = 0.04
     """Weight of the penalty on correlated context features."""
+    target_std: float = 0.5
+    """Spread over frames that is enough; features are layer-normed, so 1 would be all there is."""
     blocks: tuple[tuple[int, float], ...] = ((6, 0.25),)
     """Masks per step: (rectangles, area of each as a share of the image)."""
     min_std: float = 0.02
@@ -66,9 +68,9 @@ class PretrainConfig:
     """Overrides of the encoder's configuration, for example ``{"num_hidden_layers": 4}``."""
 
     def __post_init__(self) -> None:
-        if self.epochs < 1 or self.batch_size < 1:
+        if self.epochs < 1 or self.batch_size < 2:
             raise ValueError(
-                f"Expected `epochs` ≥ 1 and `batch_size` ≥ 1: {self.epochs}, {self.batch_size}."
+                f"Expected `epochs` ≥ 1 and `batch_size` ≥ 2: {self.epochs}, {self.batch_size}."
             )
         if not 0.0 <= self.static_share <= 1.0:
             raise ValueError(f"Expected `static_share` in [0, 1], got {self.static_share}.")
@@ -111,10 +113,12 @@ def pretrain(
         tiny_config(**(config.size or {})),
         variance=config.variance,
         covariance=config.covariance,
+        target_std=config.target_std,
     )
     bank = load_frames(sources, size=jepa.config.crop_size, progress_bar=progress_bar)
-    scores = {"random": _scores(export_encoder(jepa), bank)}
     partial = out.with_name(out.name + ".partial")
+    partial.mkdir(parents=True, exist_ok=True)  # an unwritable place fails now, not after training
+    scores = {"random": _scores(export_encoder(jepa), bank)}
     started = time.monotonic()
     history = _train(jepa, bank, config, partial / _CHECKPOINT, progress_bar=progress_bar)
     minutes = (time.monotonic() - started) / 60.0
@@ -146,9 +150,9 @@ def _train(
     model, optimizer = fabric.setup(jepa, optimizer)
     generator = torch.Generator().manual_seed(config.seed)
     history: list[dict[str, float]] = []
-    fingerprint = _fingerprint(bank, config)
+    fingerprint = fingerprint_of(bank, asdict(config))
     if checkpoint.exists():
-        history = _restore(checkpoint, jepa, optimizer, generator, fingerprint)
+        history = restore_checkpoint(checkpoint, jepa, optimizer, generator, fingerprint)
     per_epoch = _steps_per_epoch(bank, config)
     steps = per_epoch * config.epochs
     bar = tqdm(total=steps, initial=per_epoch * len(history), unit="step", disable=not progress_bar)
@@ -171,7 +175,7 @@ def _train(
         history.append({"loss": total / per_epoch, **spread._asdict()})
         bar.set_postfix(history[-1])
         _check_collapse(spread, config, epoch)
-        _save(checkpoint, jepa, optimizer, generator, history, fingerprint)
+        save_checkpoint(checkpoint, jepa, optimizer, generator, history, fingerprint)
     bar.close()
     return history
 
@@ -259,60 +263,22 @@ def _check_collapse(spread: Spread, config: PretrainConfig, epoch: int) -> None:
         )
 
 
-def _scores(model: VJEPA2Model, bank: FrameBank) -> dict[str, float]:
-    encoder = _encoder(model)
+def _scores(model: VJEPA2Model, bank: FrameBank, *, count: int = 4000) -> dict[str, float]:
+    """Probe all patches together and their mean; nothing where there are too few episodes."""
     if min(len(np.unique(bank.episode[bank.group == g])) for g in np.unique(bank.group)) < 5:
         return {}
-    patches = probe(lambda frames: encoder.encode(frames[None])[0], bank)
-    pooled = probe(lambda frames: encoder.encode(frames[None])[0].mean(dim=1), bank)
-    return patches | {f"{name} (mean patch)": value for name, value in pooled.items()}
-
-
-def _fingerprint(bank: FrameBank, config: PretrainConfig) -> str:
-    digest = hashlib.sha256(json.dumps(asdict(config), sort_keys=True).encode())
-    digest.update(bank.frames.numpy().tobytes())
-    return digest.hexdigest()
-
-
-def _save(
-    path: Path,
-    jepa: JEPA,
-    optimizer: Any,
-    generator: torch.Generator,
-    history: list[dict[str, float]],
-    fingerprint: str,
-) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    state = {
-        "jepa": jepa.state_dict(),
-        "optimizer": optimizer.state_dict(),
-        "generator": generator.get_state(),
-        "history": history,
-        "fingerprint": fingerprint,
-    }
-    temporary = path.with_suffix(".tmp")
-    torch.save(state, temporary)
-    os.replace(temporary, path)
-
-
-def _restore(
-    path: Path,
-    jepa: JEPA,
-    optimizer: Any,
-    generator: torch.Generator,
-    fingerprint: str,
-) -> list[dict[str, float]]:
-    state = torch.load(path, map_location="cpu", weights_only=True)
-    if state["fingerprint"] != fingerprint:
-        raise ValueError(
-            f"{path} belongs to a run with other frames or settings; remove {path.parent} to start "
-            "anew, or repeat the settings of that run."
-        )
-    jepa.load_state_dict(state["jepa"])
-    optimizer.load_state_dict(state["optimizer"])
-    generator.set_state(state["generator"])
-    history: list[dict[str, float]] = state["history"]
-    return history
+    chosen = np.sort(np.random.default_rng(0).permutation(len(bank.frames))[:count])
+    part = FrameBank(
+        frames=bank.frames[chosen],
+        last=bank.last[chosen],
+        episode=bank.episode[chosen],
+        group=bank.group[chosen],
+        fraction=bank.fraction[chosen],
+        state=bank.state[chosen],
+    )
+    features = _encoder(model).encode(part.frames[None])[0]
+    pooled = probe(features.mean(dim=1), part)
+    return probe(features, part) | {f"{name} (mean patch)": r2 for name, r2 in pooled.items()}
 
 
 def _write_preprocessor(folder: Path, size: int) -> None:

@@ -1,12 +1,12 @@
 """Command line: ``vla-rl fit`` and ``vla-rl print-config``."""
 
+import json
 import sys
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import yaml
 from jsonargparse import ArgumentParser, Namespace
 
 from vla_rl.algorithms.ppo_config import PPOConfig
@@ -55,7 +55,7 @@ def _parser() -> ArgumentParser:
         ("policy", "Policy", True),
         ("progress_model", "ProgressModel", False),
     ):
-        text = f"`class_path` and `init_args` of a vla_rl.types.{kind}."
+        text = f"`class_path` and `init_args` of a vla_rl.types.{kind} (a string is JSON)."
         fit.add_argument(f"--{name}", type=_entry, required=required, help=text)
     fit.add_argument("--ppo", type=PPOConfig, default=PPOConfig())
     fit.add_argument("--fabric", type=FabricConfig, default=FabricConfig())
@@ -73,7 +73,7 @@ def _parser() -> ArgumentParser:
 
 def _entry(value: str | dict[str, Any]) -> dict[str, Any]:
     # A function, not dict[str, Any]: jsonargparse treats a dict with a class_path as its own.
-    entry = yaml.safe_load(value) if isinstance(value, str) else value
+    entry = json.loads(value) if isinstance(value, str) else value
     if not isinstance(entry, dict):
         raise ValueError(f"Expected a mapping with `class_path`, got {value!r}.")  # noqa: TRY004
     return entry

@@ -22,9 +22,11 @@ def mean_over_ranks(fabric: Fabric, x: Tensor | float) -> float:
 
 def max_over_ranks(fabric: Fabric, x: float) -> float:
     """Return the largest of a number over processes."""
-    gathered = fabric.all_gather(torch.tensor(x, dtype=torch.float64))
-    assert isinstance(gathered, Tensor)
-    return float(gathered.max())
+    largest = fabric.all_reduce(
+        torch.tensor(x, dtype=torch.float64, device=fabric.device), reduce_op="max"
+    )
+    assert isinstance(largest, Tensor)
+    return float(largest)
 
 
 def mean_metrics(fabric: Fabric, metrics: Mapping[str, Tensor | float]) -> dict[str, float]:

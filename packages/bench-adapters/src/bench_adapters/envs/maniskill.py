@@ -61,7 +61,7 @@ class ManiSkillEnvironment:
 
     Observations are what ManiSkill itself gives an ``rgb`` policy: the camera images, and
     proprioception plus task extras (goal position and the like) flattened to
-    ``observation.state``. Actions are those of ``control_mode``, in [-1, 1].
+    ``observation.state``; joint velocities only on request. Actions are those of ``control_mode``, in [-1, 1].
 
     Args:
         name: ManiSkill task id, for example ``PickCube-v1``.
@@ -72,6 +72,8 @@ class ManiSkillEnvironment:
         control_mode: ManiSkill controller; ``pd_ee_delta_pos`` moves the tool by up to ±0.1 m per
             step in the robot's base frame, last dimension the gripper (1 open, −1 closed).
         max_episode_steps: Time limit in primitive steps (20 per second); the task's own when None.
+        joint_velocities: Put them into the state. They tell a cloned policy what the demonstrator
+            was doing, and it copies that instead of looking.
         ignore_terminations: Go on after success until the time limit, so that success at the end
             can differ from success at any time.
         max_visual_triangles: Triangles each rendered body keeps; 0 leaves the meshes alone.
@@ -91,6 +93,7 @@ class ManiSkillEnvironment:
         robot_uids: str = "panda_wristcam",
         control_mode: str = "pd_ee_delta_pos",
         max_episode_steps: int | None = None,
+        joint_velocities: bool = False,
         ignore_terminations: bool = False,
         max_visual_triangles: int = 1500,
         reward_mode: str = "sparse",
@@ -110,11 +113,10 @@ class ManiSkillEnvironment:
             "sapien": version("sapien"),
         }
         self._cameras = tuple(cameras)
+        self._joint_velocities = joint_velocities
         self._ignore_terminations = ignore_terminations
         sizes = (
-            {camera: image_size for camera in cameras}
-            if isinstance(image_size, int)
-            else dict(image_size)
+            dict.fromkeys(cameras, image_size) if isinstance(image_size, int) else dict(image_size)
         )
         self.env = self._build(
             spec,
@@ -178,7 +180,15 @@ class ManiSkillEnvironment:
         self._elapsed = 0
         self._ended = False
         self.env.reset(seed=int(seed))
+        self._forget_contacts()
         return self._observe(self.env.get_info())
+
+    def _forget_contacts(self) -> None:
+        # PhysX reports the contacts of its last step, which belongs to the episode before: a grasp
+        # there would be a grasp in the first observation here.
+        state = self.env.get_state_dict()
+        self.env.scene.step()
+        self.env.set_state_dict(state)
 
     def step_chunk(self, actions: NDArray[np.float32]) -> EnvChunk:
         """Execute up to ``k`` primitive actions and observe once, after the last.
@@ -231,6 +241,8 @@ class ManiSkillEnvironment:
 
     def _state(self, info: dict[str, Any]) -> NDArray[np.float32]:
         parts = {**self.env._get_obs_agent(), **self.env._get_obs_extra(info)}
+        if not self._joint_velocities:
+            parts.pop("qvel", None)
         flat = [np.asarray(part, np.float32).reshape(-1) for part in _leaves(parts)]
         return np.concatenate(flat)
 

@@ -58,7 +58,7 @@ class WaypointExpert(ABC):
 
     failure_modes: tuple[str, ...] = ("miss", "stall")
     """Ways to fail: ``miss`` grasps or pushes beside the object, ``stall`` stops on the way."""
-    speed = 0.6
+    speed = 0.35
     """Largest translation per step, in action units."""
 
     def __init__(

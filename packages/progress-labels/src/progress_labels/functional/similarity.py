@@ -25,13 +25,13 @@ def patch_similarity(
             1/D; see `calibrated_beta`.
 
     Returns:
-        Values in [−1, 1]; 1 exactly where a frame equals the goal (and no patch is all zero).
+        Values in [−1, 1]; exactly 1 where a frame equals the goal.
 
     Raises:
         ValueError: If ``beta`` is negative or not finite, or shapes differ.
 
     Example:
-        >>> goal = torch.ones(4, 8)
+        >>> goal = torch.eye(4)
         >>> patch_similarity(torch.stack([goal, -goal]), goal, beta=0.0)
         tensor([ 1., -1.])
 
@@ -42,9 +42,7 @@ def patch_similarity(
         raise ValueError(f"Expected a finite `beta` ≥ 0, got {beta}.")
     return torch.cat(
         [
-            (F.cosine_similarity(chunk, goal[None], dim=-1) * (-beta * _l1(chunk, goal)).exp())
-            .mean(dim=-1)
-            .clamp(-1.0, 1.0)
+            (_cosine(chunk, goal) * (-beta * _l1(chunk, goal)).exp()).mean(dim=-1)
             for chunk in _chunks(features)
         ]
     )
@@ -87,6 +85,12 @@ def subgoal_similarity(
     edges = [0, *(1 + torch.nonzero(stage.diff()).flatten()).tolist(), len(stage)]
     parts = [features[start:end] for start, end in pairwise(edges)]
     return torch.cat([patch_similarity(part, part[-1], beta=beta) for part in parts])
+
+
+def _cosine(features: Tensor, goal: Tensor) -> Tensor:
+    """Return cos(a, b) as 1 − ‖â − b̂‖²/2, which is exactly 1 at a = b, where a·b/‖a‖‖b‖ is not."""
+    difference = F.normalize(features, dim=-1) - F.normalize(goal, dim=-1)
+    return 1.0 - 0.5 * difference.square().sum(dim=-1)
 
 
 def _l1(features: Tensor, goal: Tensor) -> Tensor:

@@ -7,18 +7,19 @@ from torch.nn import functional as F
 
 
 def variance_covariance(
-    features: Float[Tensor, "n p d"],
+    features: Float[Tensor, "n p d"], *, target_std: float = 1.0
 ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
     """Return the hinge on too little variance and the penalty on correlated features.
 
-    v = 1/D Σ_j max(0, 1 − std_j),   c = 1/D Σ_{i≠j} C_ij²
+    v = 1/D Σ_j max(0, target − std_j),   c = 1/D Σ_{i≠j} C_ij²
 
     Args:
         features: Patch features of n ≥ 2 frames. The mean over frames is taken out at each patch,
             so that a code of the patch's position counts as no variance.
+        target_std: Standard deviation over frames that is enough.
 
     Returns:
-        v in [0, 1] and c ≥ 0, each 0 for decorrelated features of unit variance.
+        v ≥ 0 and c ≥ 0, each 0 for decorrelated features with enough variance.
 
     Raises:
         ValueError: If there are fewer than two frames.
@@ -32,4 +33,4 @@ def variance_covariance(
     covariance = centred.T @ centred / (len(centred) - features.shape[1])
     std = torch.sqrt(covariance.diagonal() + 1e-4)
     off_diagonal = covariance - covariance.diagonal().diag()
-    return F.relu(1.0 - std).mean(), off_diagonal.square().sum() / features.shape[-1]
+    return F.relu(target_std - std).mean(), off_diagonal.square().sum() / features.shape[-1]

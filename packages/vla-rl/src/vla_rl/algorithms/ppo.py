@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from vla_rl.algorithms.ppo_config import PPOConfig
-from vla_rl.algorithms.ppo_update import REPLAY, ClippedUpdate
+from vla_rl.algorithms.ppo_update import REPLAY, ClippedUpdate, Scorer
 from vla_rl.checkpoints import (
     FILE_NAME,
     identity_of,
@@ -92,12 +92,11 @@ class PPO:
         value_optimizer = torch.optim.Adam(critic, lr=self.config.value_lr, eps=1e-5)
         self.identity = identity_of("ppo", asdict(self.config), policy)
         self.policy = policy
-        self.module, self.policy_optimizer, self.value_optimizer = self.fabric.setup(
-            policy, policy_optimizer, value_optimizer
+        scorer, self.policy_optimizer, self.value_optimizer = self.fabric.setup(
+            Scorer(policy), policy_optimizer, value_optimizer
         )
-        self.module.mark_forward_method("evaluate")
         self._improve = ClippedUpdate(
-            self.fabric, self.module, self.policy_optimizer, self.value_optimizer, self.config
+            self.fabric, scorer, self.policy_optimizer, self.value_optimizer, self.config
         )
         self.update = 0
         self.history: list[Metrics] = []
@@ -134,7 +133,7 @@ class PPO:
         return self.history
 
     def _one_update(self, update: int) -> Metrics:
-        self.module.eval()  # the same mode for acting and scoring, or ratios start off 1
+        self.policy.eval()  # the same mode for acting and scoring, or ratios start off 1
         rank, device = self.fabric.global_rank, self.fabric.device
         with random_stream(self.config.seed, update, rank, device=device) as generator:
             started = time.perf_counter()
@@ -237,7 +236,7 @@ class PPO:
 
     def _save(self) -> None:
         state = {
-            "module": self.module,
+            "policy": self.policy.state_dict(),
             "policy_optimizer": self.policy_optimizer,
             "value_optimizer": self.value_optimizer,
             "update": self.update,
@@ -249,7 +248,7 @@ class PPO:
 
     def _resume(self) -> None:
         state = load_checkpoint(self.fabric, self.out_dir / FILE_NAME, identity=self.identity)
-        self.module.load_state_dict(state["module"])
+        self.policy.load_state_dict(state["policy"])
         self.policy_optimizer.load_state_dict(state["policy_optimizer"])
         self.value_optimizer.load_state_dict(state["value_optimizer"])
         self.update, self.history = state["update"], state["history"]

@@ -1,11 +1,11 @@
 """The update of PPO: gradient steps on the clipped surrogate and on the critic's loss."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 from lightning.fabric import Fabric
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from vla_rl.algorithms.ppo_config import PPOConfig
@@ -17,10 +17,25 @@ from vla_rl.functional.policy_losses import (
 )
 from vla_rl.reductions import max_over_ranks, mean_over_ranks
 from vla_rl.streams import stream_seed
+from vla_rl.types import Policy
 
 REPLAY = "replay/"
 """Prefix of a batch's entries that are handed to `Policy.evaluate`."""
 _RATIO_TOLERANCE = 1e-3  # of log-ratios before the first step; float32 noise is below 1e-5
+
+
+class Scorer(nn.Module):
+    """A policy whose ``forward`` is ``evaluate``: Fabric's strategies hook into ``forward``."""
+
+    def __init__(self, policy: nn.Module) -> None:
+        super().__init__()
+        self.policy = policy
+
+    def forward(self, replay: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """Return log-probabilities, entropies and values; tensors pass where dataclasses do not."""
+        output = cast(Policy, self.policy).evaluate(replay)
+        assert output.value is not None
+        return output.log_prob, output.entropy, output.value
 
 
 class ClippedUpdate:
@@ -29,13 +44,13 @@ class ClippedUpdate:
     def __init__(
         self,
         fabric: Fabric,
-        module: Any,
+        scorer: nn.Module,
         policy_optimizer: Optimizer,
         value_optimizer: Optimizer,
         config: PPOConfig,
     ) -> None:
-        """Take what `Fabric.setup` returned; ``module`` must offer ``evaluate``."""
-        self.fabric, self.module, self.config = fabric, module, config
+        """Take what `Fabric.setup` returned for a `Scorer` and its optimizers."""
+        self.fabric, self.scorer, self.config = fabric, scorer, config
         self.policy_optimizer, self.value_optimizer = policy_optimizer, value_optimizer
 
     def __call__(self, batch: Mapping[str, Tensor], *, update: int) -> dict[str, Any]:
@@ -83,10 +98,10 @@ class ClippedUpdate:
             for key, value in batch.items()
             if key.startswith(REPLAY)
         }
-        now = self.module.evaluate(replay)
+        log_prob, all_entropy, value = self.scorer(replay)
         mask, decisions = batch["mask"], batch["mask"].any(-1)
         policy_loss, diagnostics = clipped_surrogate(
-            now.log_prob,
+            log_prob,
             batch["log_prob"],
             batch["advantage"],
             mask,
@@ -102,14 +117,14 @@ class ClippedUpdate:
             ),
         )
         if first:
-            self._check_first_ratio(now.log_prob, batch["log_prob"], mask, where)
+            self._check_first_ratio(log_prob, batch["log_prob"], mask, where)
         if (
             config.kl_stop is not None
             and mean_over_ranks(self.fabric, diagnostics["approx_kl"]) > config.kl_stop
         ):
             return None
         critic_loss, critic_diagnostics = value_loss(
-            now.value,
+            value,
             batch["returns"],
             decisions,
             old_value=batch["value"] if config.value_clip is not None else None,
@@ -117,7 +132,7 @@ class ClippedUpdate:
             huber_delta=config.huber_delta,
             denominator=mean_over_ranks(self.fabric, decisions.sum()),
         )
-        entropy = masked_mean(now.entropy, mask)
+        entropy = masked_mean(all_entropy, mask)
         warming_up = update < config.value_warmup_updates
         # Zero times the policy's loss rather than none: all processes must see all gradients.
         weight = 0.0 if warming_up else 1.0
@@ -142,7 +157,7 @@ class ClippedUpdate:
         self.value_optimizer.zero_grad()
         self.fabric.backward(loss)
         for optimizer in optimizers:
-            self.fabric.clip_gradients(self.module, optimizer, max_norm=self.config.max_grad_norm)
+            self.fabric.clip_gradients(self.scorer, optimizer, max_norm=self.config.max_grad_norm)
             optimizer.step()
 
     def _check_first_ratio(self, new: Tensor, old: Tensor, mask: Tensor, where: str) -> None:

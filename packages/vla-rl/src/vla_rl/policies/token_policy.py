@@ -273,7 +273,12 @@ class TokenPolicy(nn.Module, PyTorchModelHubMixin, library_name="vla-rl", tags=[
                 f"Expected a checkpoint with model_type {MODEL_TYPE!r} at {model_id!r}, got "
                 f"{found!r}. Load it with the class that saved it."
             )
-        policy = super()._from_pretrained(model_id=model_id, **(kwargs | {"strict": True}))
+        try:
+            policy = super()._from_pretrained(model_id=model_id, **(kwargs | {"strict": True}))
+        except RuntimeError as error:
+            raise CheckpointError(
+                f"The weights at {model_id!r} do not fit their config: {error}"
+            ) from error
         return cast(Self, policy)
 
 

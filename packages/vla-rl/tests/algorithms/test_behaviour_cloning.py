@@ -1,0 +1,111 @@
+import csv
+import math
+
+import pytest
+import torch
+
+from vla_rl.algorithms.behaviour_cloning import BehaviourCloning, CloneConfig, clone
+from vla_rl.data import make_chunks
+from vla_rl.errors import CheckpointError
+from vla_rl.policies.token_policy import TokenPolicy
+from vla_rl.testing import make_episodes
+
+
+def _policy(**settings):
+    torch.manual_seed(0)
+    defaults = {"channels": (4, 8, 8), "image_dim": 16, "hidden_dim": 32, "num_bins": 9}
+    return TokenPolicy(
+        cameras=["front"],
+        state_dim=2,
+        action_dim=2,
+        image_size=16,
+        action_low=-1.0,
+        action_high=1.0,
+        **(defaults | settings),
+    )
+
+
+@pytest.fixture(scope="module")
+def samples():
+    return make_chunks(make_episodes(4), chunk=4)
+
+
+def _fit(policy, samples, out_dir, **settings):
+    config = CloneConfig(**({"num_epochs": 4, "batch_size": 16} | settings))
+    return clone(policy, samples, config, out_dir=out_dir, progress_bar=False)
+
+
+def test_cloning_fits_a_few_demonstrations(samples, tmp_path):
+    policy = _policy(label_sigma_bins=0.0, shift_pixels=0)
+    history = _fit(policy, samples, tmp_path, num_epochs=60, lr=3e-3)
+    assert history[0]["loss"] == pytest.approx(math.log(9), abs=0.3)  # nothing known yet
+    assert history[-1]["loss"] < 0.5
+    mistake = (policy.act(samples, deterministic=True).actions - samples["action"]).abs()
+    assert mistake[~samples["action_is_pad"]].mean() < 0.15  # a bin is 0.22 wide
+    with (tmp_path / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [float(row["loss"]) for row in rows] == [row["loss"] for row in history]
+
+
+def test_a_stopped_run_continues_bit_for_bit(samples, tmp_path, monkeypatch):
+    straight = _policy()
+    expected = _fit(straight, samples, tmp_path / "a")
+
+    class StopError(Exception):
+        pass
+
+    interrupted = BehaviourCloning(
+        _policy(),
+        samples,
+        CloneConfig(num_epochs=4, batch_size=16),
+        out_dir=tmp_path / "b",
+        progress_bar=False,
+    )
+    train = interrupted._train_epoch
+
+    def train_two(epoch):
+        if epoch == 2:
+            raise StopError
+        return train(epoch)
+
+    monkeypatch.setattr(interrupted, "_train_epoch", train_two)
+    with pytest.raises(StopError):
+        interrupted.fit()
+    torch.manual_seed(99)  # the state of the global generator must not matter
+    resumed = _policy()
+    assert _fit(resumed, samples, tmp_path / "b") == expected
+    for name, weights in straight.state_dict().items():
+        assert torch.equal(weights, resumed.state_dict()[name]), name
+
+
+def test_another_run_is_not_continued(samples, tmp_path):
+    _fit(_policy(), samples, tmp_path, num_epochs=1)
+    with pytest.raises(CheckpointError, match=r"`config.num_epochs` is 1 there and 2 here"):
+        _fit(_policy(), samples, tmp_path, num_epochs=2)
+    with pytest.raises(CheckpointError, match=r"`policy_config.hidden_dim` is 32 there and 16"):
+        _fit(_policy(hidden_dim=16), samples, tmp_path, num_epochs=1)
+
+
+def test_a_loss_that_is_not_finite_stops_before_the_step(samples, tmp_path):
+    policy = _policy()
+    with torch.no_grad():
+        policy.token_queries[0, 0] = float("nan")
+    before = {name: weights.clone() for name, weights in policy.state_dict().items()}
+    with pytest.raises(FloatingPointError, match="got nan in epoch 0, batch 0"):
+        _fit(policy, samples, tmp_path)
+    for name, weights in policy.state_dict().items():
+        torch.testing.assert_close(weights, before[name], equal_nan=True, rtol=0.0, atol=0.0)
+    assert not (tmp_path / "last.ckpt").exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"num_epochs": 0}, "`num_epochs` > 0, got 0"),
+        ({"lr": -1.0}, "`lr` > 0, got -1.0"),
+        ({"warmup_share": 1.0}, r"`warmup_share` in \[0, 1\), got 1.0"),
+    ],
+)
+def test_bad_settings(settings, message):
+    with pytest.raises(ValueError, match=message):
+        CloneConfig(**settings)

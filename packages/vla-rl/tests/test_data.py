@@ -1,0 +1,61 @@
+import numpy as np
+import pytest
+import torch
+
+from vla_rl.data import make_chunks, state_statistics
+from vla_rl.testing import make_episodes
+
+
+def test_chunks_match_the_definition():
+    episodes = make_episodes(3)
+    samples = make_chunks(episodes, chunk=4)
+    row = 0
+    for episode in episodes:
+        length = len(episode["action"])
+        for t in range(length):
+            for i in range(4):
+                inside = t + i < length
+                assert bool(samples["action_is_pad"][row, i]) == (not inside)
+                expected = episode["action"][min(t + i, length - 1)]
+                np.testing.assert_array_equal(samples["action"][row, i].numpy(), expected)
+            image = episode["observation.images.front"][t]
+            np.testing.assert_array_equal(samples["observation.images.front"][row].numpy(), image)
+            np.testing.assert_array_equal(
+                samples["observation.state"][row].numpy(), episode["observation.state"][t]
+            )
+            assert samples["task"][row] == episode["task"]
+            row += 1
+    assert row == len(samples["task"]) == len(samples["action"])
+
+
+def test_stride_keeps_every_second_frame():
+    episodes = make_episodes(1)
+    every, second = (make_chunks(episodes, chunk=2, stride=stride) for stride in (1, 2))
+    assert torch.equal(second["action"], every["action"][::2])
+    assert second["task"] == every["task"][::2]
+
+
+def test_instruction_per_frame():
+    episode = make_episodes(1)[0]
+    tasks = [f"part {t}" for t in range(len(episode["action"]))]
+    assert make_chunks([episode | {"task": tasks}], chunk=2)["task"] == tasks
+
+
+def test_state_statistics():
+    samples = make_chunks(make_episodes(2), chunk=2)
+    state = samples["observation.state"].numpy().astype(np.float64)
+    statistics = state_statistics(samples)
+    np.testing.assert_allclose(statistics["state_mean"], state.mean(0))
+    np.testing.assert_allclose(statistics["state_std"], state.std(0))
+
+
+def test_bad_episodes():
+    episode = make_episodes(1)[0]
+    with pytest.raises(ValueError, match="at least one batch"):
+        make_chunks([], chunk=2)
+    with pytest.raises(ValueError, match=r"equally many rows, got .*'observation.state': 1"):
+        make_chunks([episode | {"observation.state": np.zeros((1, 2))}], chunk=2)
+    with pytest.raises(ValueError, match="key 'action'"):
+        make_chunks([{k: v for k, v in episode.items() if k != "action"}], chunk=2)
+    with pytest.raises(ValueError, match="positive `chunk` and `stride`, got 0 and 1"):
+        make_chunks([episode], chunk=0)
