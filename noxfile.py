@@ -20,6 +20,8 @@ TEST_EXTRAS = {
     "vla-rl": "",
     "bench-adapters": "[maniskill]",
 }
+# Threads that wait for work must not spin: simulators and the policy share the cores.
+PASSIVE = {"OMP_WAIT_POLICY": "PASSIVE"}
 CONSTRAINTS = ["-c", ".ci/constraints.txt"]
 PYPROJECT = nox.project.load_toml("pyproject.toml")
 
@@ -39,11 +41,7 @@ def group(name: str) -> list[str]:
 
 def install_all(session: nox.Session, *extra: str) -> None:
     """Install the four packages from source, editable, with what their tests and plots need."""
-    sources = [
-        item
-        for dist in PACKAGES
-        for item in ("-e", f"packages/{dist}{TEST_EXTRAS[dist]}")
-    ]
+    sources = [item for dist in PACKAGES for item in ("-e", f"packages/{dist}{TEST_EXTRAS[dist]}")]
     session.install(*CONSTRAINTS, *sources, *extra)
 
 
@@ -80,7 +78,7 @@ def tests(session: nox.Session, package: str) -> None:
     session.run("python", "-c", absent)
     if package == "bench-adapters":
         prepare_simulator(session)
-    session.run("pytest", f"packages/{package}", *session.posargs)
+    session.run("pytest", f"packages/{package}", *session.posargs, env=PASSIVE)
 
 
 @nox.session
@@ -88,7 +86,7 @@ def integration(session: nox.Session) -> None:
     """Test the contracts between the packages, their public API and a small real ring."""
     install_all(session, *group("test"))
     prepare_simulator(session)
-    session.run("pytest", "integration_tests", *session.posargs)
+    session.run("pytest", "integration_tests", *session.posargs, env=PASSIVE)
 
 
 @nox.session
@@ -127,7 +125,8 @@ def quickstart(session: nox.Session) -> None:
     """Record, label, train a value model, fine-tune a policy, evaluate; writes a report."""
     install_all(session)
     prepare_simulator(session)
-    session.run("python", "-m", "integration_tests.pipelines.quickstart", *session.posargs)
+    command = ["python", "-m", "integration_tests.pipelines.quickstart", *session.posargs]
+    session.run(*command, env=PASSIVE)
 
 
 @nox.session

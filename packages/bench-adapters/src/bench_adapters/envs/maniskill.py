@@ -61,7 +61,8 @@ class ManiSkillEnvironment:
 
     Observations are what ManiSkill itself gives an ``rgb`` policy: the camera images, and
     proprioception plus task extras (goal position and the like) flattened to
-    ``observation.state``; joint velocities only on request. Actions are those of ``control_mode``, in [-1, 1].
+    ``observation.state``; joint velocities only on request. Actions are those of
+    ``control_mode``, in [-1, 1].
 
     Args:
         name: ManiSkill task id, for example ``PickCube-v1``.
