@@ -3,6 +3,7 @@
 from typing import Any
 
 import numpy as np
+from mani_skill.sensors.camera import parse_camera_configs
 from numpy.typing import NDArray
 
 from bench_adapters.envs._control import direct_controller
@@ -23,8 +24,12 @@ def lean(task: type, *, cameras: tuple[str, ...], max_visual_triangles: int) -> 
             if max_visual_triangles:
                 for scene in self.scene.sub_scenes:
                     decimate_scene(scene, max_triangles=max_visual_triangles)
+            known = parse_camera_configs(self._default_sensor_configs)
+            known |= parse_camera_configs(self.agent._sensor_configs)
+            _require(cameras, known)
             super()._setup_sensors(options)
-            _keep(cameras, self._sensors, self._sensor_configs)
+            for uid in set(known) - set(cameras):
+                del self._sensors[uid], self._sensor_configs[uid]
 
         def _after_reconfigure(self, options: dict[str, Any]) -> None:
             super()._after_reconfigure(options)
@@ -52,12 +57,9 @@ def lean(task: type, *, cameras: tuple[str, ...], max_visual_triangles: int) -> 
     return Lean
 
 
-def _keep(cameras: tuple[str, ...], *registries: dict[str, Any]) -> None:
-    unknown = set(cameras) - set(registries[0])
+def _require(cameras: tuple[str, ...], known: dict[str, Any]) -> None:
+    unknown = set(cameras) - set(known)
     if unknown:
         raise ValueError(
-            f"unknown cameras {sorted(unknown)}; this robot and task have {sorted(registries[0])}"
+            f"unknown cameras {sorted(unknown)}; this robot and task have {sorted(known)}"
         )
-    for registry in registries:
-        for uid in set(registry) - set(cameras):
-            del registry[uid]
