@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -78,7 +79,9 @@ def test_second_start_reuses_every_stage(run, capsys):
 def test_interrupted_run_continues_to_the_same_figures(run, tmp_path):
     options = ["--profile", "ci", "--out", str(tmp_path)]
     command = [sys.executable, "-m", "integration_tests.pipelines.quickstart", *options]
-    process = subprocess.Popen(command, cwd=ROOT)
+    # A shell that runs the tests in the background makes its children deaf to Ctrl-C.
+    listen = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    process = subprocess.Popen(command, cwd=ROOT, preexec_fn=listen)
     checkpoint = tmp_path / "5-finetune-feat2go/fit/last.ckpt"
     deadline = time.monotonic() + 600
     while not checkpoint.exists() and process.poll() is None and time.monotonic() < deadline:

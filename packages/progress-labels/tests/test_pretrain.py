@@ -127,7 +127,6 @@ def test_hidden_patches_do_not_reach_the_prediction():
 
     with torch.no_grad():
         torch.testing.assert_close(predict(changed), predict(clips))
-        assert predict(clips).shape == (2, len(hidden), 24)
 
 
 def test_predictor_equals_the_models_own():
@@ -139,7 +138,34 @@ def test_predictor_equals_the_models_own():
         ours = jepa._predict(tokens[:, visible], visible, hidden)
         masks = [visible.expand(2, -1)], [hidden.expand(2, -1)]
         theirs = jepa.predictor(tokens, *masks).last_hidden_state
-    torch.testing.assert_close(ours, theirs)
+    torch.testing.assert_close(jepa.predictor.proj(ours), theirs)
+
+
+def test_each_term_has_its_weight():
+    torch.manual_seed(0)
+    off = {"pixels": 0.0, "variance": 0.0, "covariance": 0.0}
+    jepa = JEPA(tiny_config(**_SMALL), **off).eval()
+    clips = torch.rand(4, 2, 3, 32, 32)
+    visible, hidden = torch.arange(8), torch.arange(8, 16)
+    with torch.no_grad():
+        latent = jepa(clips, [(visible, hidden)])
+        goal = torch.nn.functional.layer_norm(jepa.target(clips).last_hidden_state, (24,))
+        seen = jepa._encode(jepa.context.embeddings(clips), visible)
+        state = jepa._predict(seen, visible, hidden)
+        expected = (jepa.predictor.proj(state) - goal[:, hidden]).abs().mean()
+        torch.testing.assert_close(latent, expected)
+        variance, covariance = variance_covariance(seen, target_std=jepa.target_std)
+        guess = jepa.pixel_head(state).unflatten(-1, (2, 3, 8, 8))
+        patches = [
+            clips[..., 8 * (n // 4) : 8 * (n // 4) + 8, 8 * (n % 4) : 8 * (n % 4) + 8]
+            for n in hidden.tolist()
+        ]
+        pixels = (guess - torch.stack(patches, dim=1)).square().mean()
+        terms = {"pixels": pixels, "variance": variance, "covariance": covariance}
+        for name, term in terms.items():
+            setattr(jepa, name, 2.0)
+            torch.testing.assert_close(jepa(clips, [(visible, hidden)]) - latent, 2.0 * term)
+            setattr(jepa, name, 0.0)
 
 
 def test_the_target_moves_towards_the_context_without_gradient():

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from copy import deepcopy
 
 import torch
+from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -36,30 +37,34 @@ def tiny_config(**overrides: int) -> VJEPA2Config:
 class JEPA(nn.Module):
     """A context encoder, its slow copy (the target) and a predictor between them.
 
-    The context encoder sees the visible patches only. The predictor guesses the target encoder's
-    layer-normed features at the hidden ones; the loss is L1, plus a variance and a covariance term
-    on the context features: a few thousand steps on static cameras end in features of the camera
-    alone without them.
+    The context encoder sees the visible patches only. At the hidden ones the predictor guesses the
+    target encoder's layer-normed features (L1) and, through a linear head, their pixels (squared
+    error); a variance and a covariance term act on the context features. The last three keep a run
+    of a few thousand steps on static cameras from ending in features of the camera alone.
 
     Args:
         config: Shape of encoder and predictor.
+        pixels: Weight of the pixel term.
         variance: Weight of the variance term.
         covariance: Weight of the covariance term.
         target_std: Spread over frames that the variance term asks for. Features are layer-normed:
             1 would leave nothing for what stays the same from frame to frame.
 
-    Source: V-JEPA, arXiv 2404.08471, Eq. 1; C-JEPA, arXiv 2410.19560.
+    Source: V-JEPA, arXiv 2404.08471, Eq. 1; pixels: MAE, arXiv 2111.06377; variance and
+        covariance: C-JEPA, arXiv 2410.19560.
     """
 
     def __init__(
         self,
         config: VJEPA2Config,
         *,
+        pixels: float = 1.0,
         variance: float = 1.0,
-        covariance: float = 0.04,
-        target_std: float = 0.5,
+        covariance: float = 0.01,
+        target_std: float = 0.3,
     ) -> None:
         super().__init__()
+        self.pixels = pixels
         self.variance = variance
         self.covariance = covariance
         self.target_std = target_std
@@ -67,6 +72,9 @@ class JEPA(nn.Module):
         self.config = config
         self.context = model.encoder
         self.predictor = model.predictor
+        self.pixel_head = nn.Linear(
+            config.pred_hidden_size, config.tubelet_size * 3 * config.patch_size**2
+        )
         self.target = deepcopy(model.encoder).requires_grad_(requires_grad=False)
 
     def forward(
@@ -81,14 +89,18 @@ class JEPA(nn.Module):
         with torch.no_grad():
             tokens = self.target(clips).last_hidden_state
             goal = F.layer_norm(tokens, tokens.shape[-1:])
+        p = self.config.patch_size
+        pixels = rearrange(clips, "b f c (h p) (w q) -> b (h w) (f c p q)", p=p, q=p)
         embedded = self.context.embeddings(clips)
         losses = []
         for mask in masks:
             visible, hidden = (part.to(clips.device) for part in mask)
             seen = self._encode(embedded, visible)
             spread, correlation = variance_covariance(seen.float(), target_std=self.target_std)
+            state = self._predict(seen, visible, hidden)
             losses.append(
-                F.l1_loss(self._predict(seen, visible, hidden), goal[:, hidden])
+                F.l1_loss(self.predictor.proj(state), goal[:, hidden])
+                + self.pixels * F.mse_loss(self.pixel_head(state), pixels[:, hidden])
                 + self.variance * spread
                 + self.covariance * correlation
             )
@@ -115,8 +127,7 @@ class JEPA(nn.Module):
         positions = torch.cat([visible, hidden])[None]
         for layer in self.predictor.layer:
             state = layer(state, positions)[0]
-        state = self.predictor.layernorm(state)[:, len(visible) :]
-        output: Tensor = self.predictor.proj(state)
+        output: Tensor = self.predictor.layernorm(state)[:, len(visible) :]
         return output
 
 

@@ -49,17 +49,19 @@ class PretrainConfig:
     """Share of clips that repeat one frame, which is how single frames are encoded later."""
     max_gap: int = 8
     """Otherwise the second frame of a clip comes 1 … max_gap frames later."""
+    pixels: float = 1.0
+    """Weight of the pixels of hidden patches beside their features."""
     variance: float = 1.0
     """Weight of the hinge on too little variance of the context features."""
-    covariance: float = 0.04
+    covariance: float = 0.01
     """Weight of the penalty on correlated context features."""
-    target_std: float = 0.5
+    target_std: float = 0.3
     """Spread over frames that is enough; features are layer-normed, so 1 would be all there is."""
     blocks: tuple[tuple[int, float], ...] = ((6, 0.25),)
     """Masks per step: (rectangles, area of each as a share of the image)."""
     min_std: float = 0.02
     """Collapse: feature spread over frames below this …"""
-    min_rank: float = 3.0
+    min_rank: float = 2.0
     """… or effective rank below this, in any epoch."""
     seed: int = 0
     precision: str = "32-true"
@@ -111,6 +113,7 @@ def pretrain(
     torch.manual_seed(config.seed)
     jepa = JEPA(
         tiny_config(**(config.size or {})),
+        pixels=config.pixels,
         variance=config.variance,
         covariance=config.covariance,
         target_std=config.target_std,

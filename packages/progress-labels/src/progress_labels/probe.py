@@ -20,7 +20,7 @@ class Spread(NamedTuple):
     std: float
     """Mean standard deviation of a feature over frames."""
     effective_rank: float
-    """exp(entropy of the covariance spectrum), 1 … D."""
+    """exp(entropy of the spectrum of the features' correlations), 1 … D."""
 
 
 def feature_spread(features: Float[Tensor, "n p d"]) -> Spread:
@@ -31,7 +31,8 @@ def feature_spread(features: Float[Tensor, "n p d"]) -> Spread:
     Source: effective rank after Roy & Vetterli (2007).
     """
     centred = (features - features.mean(dim=0)).double()
-    flat = centred.flatten(0, 1)
+    std = centred.square().mean(dim=(0, 1)).sqrt()
+    flat = (centred / std.clamp(min=1e-9)).flatten(0, 1)
     spectrum = torch.linalg.eigvalsh(flat.T @ flat / len(flat)).clamp(min=0.0)
     share = spectrum / spectrum.sum().clamp(min=1e-300)
     entropy = -(share * share.clamp(min=1e-300).log()).sum()
