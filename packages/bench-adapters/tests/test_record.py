@@ -96,6 +96,8 @@ def test_stopped_and_started_again(tmp_path, how):
     root = tmp_path / "stopped"
     arguments = ["toy:reach", str(root), "--episodes", "4000", "--num-workers", "2"]
     command = [sys.executable, "-m", "bench_adapters", "record", *arguments, "--noise", "0.1"]
+    # A job in the background ignores interrupts, and so would what it starts.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
     while not (root / "meta/episodes/chunk-000/file-001.parquet").exists():
         assert process.poll() is None, process.stderr.read()
