@@ -2,7 +2,6 @@
 
 import inspect
 import os
-from functools import cache
 from typing import Any
 
 from bench_adapters.errors import SimulatorUnavailableError
@@ -37,7 +36,6 @@ ACROSS = ("LiftPegUpright-v1", "PokeCube-v1", "PullCubeTool-v1", "RollBall-v1")
 Panda do; the hand of the Panda with a wrist camera starts a quarter turn away from that."""
 
 
-@cache
 def registry() -> dict[str, Any]:
     """Return ManiSkill's task specifications by name.
 
