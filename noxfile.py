@@ -136,6 +136,14 @@ def quickstart(session: nox.Session) -> None:
 
 
 @nox.session
+def study(session: nox.Session) -> None:
+    """Check the papers' claims, for hours; `nox -s study -- --profile ci` takes minutes."""
+    install_all(session, *group("test"))
+    prepare_simulator(session)
+    session.run("python", "-m", "integration_tests.study", *session.posargs, env=PASSIVE)
+
+
+@nox.session
 def bench(session: nox.Session) -> None:
     """Measure speed as ratios within one run: `nox -s bench -- bench_adapters`."""
     install_all(session)

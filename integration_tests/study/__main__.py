@@ -1,0 +1,80 @@
+"""``python -m integration_tests.study [claim ...]``: do what has not been done, then report."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from bench_adapters import BenchAdaptersError
+from integration_tests.pipelines.stages import StageError
+from integration_tests.study.claims import CLAIMS
+from integration_tests.study.design import PROFILES, Run
+from integration_tests.study.lab import Lab
+from integration_tests.study.records import Records
+from integration_tests.study.report import write_report
+from integration_tests.study.runs import KINDS
+
+HERE = Path(__file__).parent
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the study; returns the exit status."""
+    args = _parser().parse_args(arguments)
+    profile = PROFILES[args.profile]
+    out = args.out or Path("outputs") / f"study-{args.profile}"
+    kept = HERE / "results" if args.profile == "full" and args.out is None else out / "results"
+    records = Records(kept, args.profile)
+    claims = [claim for claim in CLAIMS if not args.claims or claim.name in args.claims]
+    runs = dict.fromkeys(run for claim in claims for run in claim.runs(profile))
+    todo = sorted(runs, key=lambda run: run.seed)[args.shard[0] :: args.shard[1]]
+    if args.seeds is not None:
+        todo = [run for run in todo if run.seed in args.seeds]
+    torch.set_num_threads(2)
+    try:
+        if not args.report_only:
+            for number, run in enumerate(todo):
+                print(f"run {number + 1} of {len(todo)}: {run.name}", flush=True)
+                _do(run, records, out, args.profile)
+    except (StageError, BenchAdaptersError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\nstopped; start again to continue", file=sys.stderr)
+        return 130
+    pages = kept if kept.parent == HERE else out
+    print(write_report(profile, records, pages))
+    return 0
+
+
+def _do(run: Run, records: Records, out: Path, profile: str) -> None:
+    if run.name in records.results():
+        return
+    lab = Lab(out, PROFILES[profile], run.seed)
+    records.add(run, lambda: KINDS[run.kind](lab, **dict(run.options)))
+
+
+def _shard(text: str) -> tuple[int, int]:
+    index, _, count = text.partition("/")
+    if not (index.isdigit() and count.isdigit() and int(index) < int(count)):
+        raise argparse.ArgumentTypeError(f"Expected i/n with i < n, such as 0/2, got {text!r}.")
+    return int(index), int(count)
+
+
+def _parser() -> argparse.ArgumentParser:
+    names = [claim.name for claim in CLAIMS]
+    parser = argparse.ArgumentParser(prog="study", description=__doc__)
+    parser.add_argument("claims", nargs="*", choices=[[], *names], help="all when none is named")
+    parser.add_argument("--profile", choices=sorted(PROFILES), default="full")
+    parser.add_argument("--out", type=Path, help="folder of the runs; default outputs/study-…")
+    parser.add_argument("--seeds", type=int, nargs="+", help="only these")
+    parser.add_argument(
+        "--shard", type=_shard, default=(0, 1), metavar="i/n", help="every n-th run"
+    )
+    parser.add_argument("--report-only", action="store_true", help="write the pages and stop")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

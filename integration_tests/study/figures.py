@@ -1,0 +1,92 @@
+"""Figures of the claims; each takes plain results and returns a matplotlib figure."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+
+from integration_tests.study.design import Result
+from integration_tests.study.lab import curve_of
+from integration_tests.study.statistics import interval_of_mean
+
+COLOURS = ("#2b6cb0", "#d08a2c", "#3a8f5c", "#a34a6b", "#6b5fb0", "#5b6875")
+
+
+def learning_curves(groups: Mapping[str, Mapping[int, Result]]) -> Any:
+    """Plot success of training episodes: mean over seeds, each seed thin behind it."""
+    figure, axis = plt.subplots(figsize=(8, 4.2))
+    for colour, (name, group) in zip(COLOURS, groups.items(), strict=False):
+        rows = [
+            (curve_of(r["curve"], "episodes"), _smooth(curve_of(r["curve"])))
+            for r in group.values()
+        ]
+        for x, y in rows:
+            axis.plot(x, y, color=colour, alpha=0.2, lw=1)
+        if rows:
+            mean = np.mean([y for _, y in rows], axis=0)
+            axis.plot(rows[0][0], mean, color=colour, lw=2.2, label=f"{name} (n = {len(rows)})")
+    axis.set(xlabel="training episodes", ylabel="success of training episodes", ylim=(0, 1))
+    axis.grid(alpha=0.3)
+    axis.legend(loc="upper left", fontsize=9)
+    return figure
+
+
+def curves_at_drops(results: Mapping[int, Result]) -> Any:
+    """Plot values of attempts that drop the cube, with the moment marked."""
+    shown = [curve for item in results.values() for curve in item["shown"]][:8]
+    figure, axes = plt.subplots(2, 4, figsize=(11, 4.2), sharey=True)
+    for axis, curve in zip(axes.flat, shown, strict=False):
+        axis.plot(curve["values"], color=COLOURS[0])
+        axis.axvline(curve["event"], color=COLOURS[1], ls="--")
+        axis.grid(alpha=0.3)
+    for axis in axes[-1]:
+        axis.set_xlabel("frame")
+    for axis in axes[:, 0]:
+        axis.set_ylabel("value")
+    figure.suptitle("Attempts that drop the cube (dashed)", fontsize=11)
+    return figure
+
+
+def paired_bars(bars: Mapping[float, Mapping[str, Sequence[float]]]) -> Any:
+    """Plot success of two methods beside each other, by share of degraded demonstrations."""
+    figure, axis = plt.subplots(figsize=(7, 3.8))
+    methods = {"bc": "BC", "rabc": "RA-BC"}
+    for i, by_method in enumerate(bars.values()):
+        for j, (method, label) in enumerate(methods.items()):
+            _bar(axis, i + 0.36 * (j - 0.5), by_method[method], COLOURS[j], label if i == 0 else "")
+    axis.set_xticks(range(len(bars)), [f"{100 * share:.0f} %" for share in bars])
+    axis.set(xlabel="share of failed attempts among the demonstrations", ylabel="success")
+    axis.set_ylim(0, 1)
+    axis.legend(loc="upper right")
+    return figure
+
+
+def before_and_after(groups: Mapping[str, tuple[Sequence[float], Sequence[float]]]) -> Any:
+    """Plot success before and after fine-tuning, by category."""
+    figure, axis = plt.subplots(figsize=(7, 3.8))
+    for i, pair in enumerate(groups.values()):
+        for j, label in enumerate(("before", "after")):
+            colour = ("#9aa7b4", COLOURS[0])[j]
+            _bar(axis, i + 0.36 * (j - 0.5), pair[j], colour, label if i == 0 else "")
+    axis.set_xticks(range(len(groups)), list(groups))
+    axis.set(ylabel="success", ylim=(0, 1))
+    axis.legend(loc="upper right")
+    return figure
+
+
+def _bar(axis: Any, x: float, values: Sequence[float], colour: str, label: str) -> None:
+    if not len(values):
+        return
+    mean, low, high = interval_of_mean(values)
+    axis.bar(x, mean, 0.34, color=colour, alpha=0.8, label=label)
+    axis.plot([x, x], [low, high], color="#1d2733", lw=2)
+    axis.plot([x] * len(values), values, ".", color="#1d2733", ms=4, alpha=0.6)
+
+
+def _smooth(values: Any, window: int = 5) -> Any:
+    kernel = np.ones(min(window, len(values)))
+    return np.convolve(values, kernel, "same") / np.convolve(np.ones(len(values)), kernel, "same")

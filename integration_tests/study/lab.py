@@ -1,0 +1,274 @@
+"""What runs are made of: recordings, value models, policies and evaluations of one seed."""
+
+import csv
+import fcntl
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bench_adapters import VectorEnv, make
+from bench_adapters.evaluate import evaluate
+from integration_tests.pipelines.profiles import Profile as QuickstartProfile
+from integration_tests.pipelines.quickstart import (
+    CAMERA,
+    ENV_ID,
+    EVALUATION_SEEDS,
+    MAX_STEPS,
+    SEED_STRIDE,
+    TRAIN_SEEDS,
+    Quickstart,
+    load_policy,
+)
+from integration_tests.pipelines.stages import Stages
+from integration_tests.study.design import Profile, Result
+from integration_tests.study.shifts import SHIFTS, make_shifted
+from progress_labels import steps_to_go, time_fraction
+from progress_labels.encoders import load_encoder
+from progress_labels.episodes import LabeledEpisodes
+from value_models.progress_model import DistributionalProgressModel
+from value_models.training import fit_progress_model
+from vla_rl.policies.token_policy import TokenPolicy
+
+FIRST_SEED = 10
+"""Of the quickstart's ranges: its own first seeds, on which its settings were chosen, are not
+reported here; settings of the study were chosen on those from 40."""
+
+
+class Target(Sequence[dict[str, Any]]):
+    """Labelled episodes whose successes count time in place of Feat2Go's progress.
+
+    Args:
+        episodes: What Feat2Go labelled.
+        target: ``steps_to_go`` over the longest success, or ``time_fraction``.
+    """
+
+    def __init__(self, episodes: Sequence[dict[str, Any]], target: str) -> None:
+        self.episodes, self.target = episodes, target
+        lengths = [len(item["progress"]) for item in episodes if item["success"]]
+        self.longest = max(lengths)
+
+    def __len__(self) -> int:
+        return len(self.episodes)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:  # type: ignore[override]  # no slices
+        item = self.episodes[index]
+        if not item["success"]:
+            return item
+        num = len(item["progress"])
+        progress = time_fraction(num)
+        if self.target == "steps_to_go":
+            progress = 1.0 - steps_to_go(num) / max(1, self.longest - 1)
+        return item | {"progress": torch.as_tensor(progress, dtype=torch.float32)}
+
+
+class Constant:
+    """A progress model that says the same of everything: the control for the scale of a reward."""
+
+    def __init__(self, value: float) -> None:
+        self.value = value
+
+    def reset(self, env_mask: Any = None) -> None:
+        """There is nothing to forget."""
+
+    def progress(self, obs: Any) -> Tensor:
+        """Return the constant, ``(n,)``."""
+        return torch.full((len(obs["task"]),), self.value)
+
+
+class Shuffled:
+    """A progress model whose values go to other episodes: the control for their information."""
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+
+    def reset(self, env_mask: Any = None) -> None:
+        """Forget what the model remembers."""
+        self.model.reset(env_mask)
+
+    def progress(self, obs: Any) -> Tensor:
+        """Return the values of the neighbours, ``(n,)``."""
+        values: Tensor = self.model.progress(obs)
+        return values.roll(1)
+
+
+class Lab:
+    """Makes, once, what the runs of one seed share, in folders of its own.
+
+    Args:
+        out: Folder of the study.
+        profile: Sizes.
+        seed: Seed of the study.
+    """
+
+    def __init__(self, out: Path, profile: Profile, seed: int) -> None:
+        self.out, self.profile, self.seed = out, profile, seed
+        self.train_seed = TRAIN_SEEDS + (FIRST_SEED + seed) * SEED_STRIDE
+        self.evaluation_seed = EVALUATION_SEEDS + (FIRST_SEED + seed) * SEED_STRIDE
+
+    def stages(self, name: str) -> Stages:
+        """Return the stages of one piece of work."""
+        return Stages(self.out / f"{name}-seed{self.seed}")
+
+    def base(self) -> Quickstart:
+        """Record, label, and clone a policy."""
+        profile = QuickstartProfile(
+            num_demonstrations=self.profile.num_demonstrations,
+            value_epochs=self.profile.value_epochs,
+            num_cloned=self.profile.num_cloned,
+            clone_epochs=self.profile.clone_epochs,
+            num_updates=self.profile.num_updates,
+            episodes_per_update=self.profile.episodes_per_update,
+            num_evaluated=self.profile.num_evaluated,
+            num_envs=self.profile.num_envs,
+            num_workers=self.profile.num_workers,
+        )
+        with self._alone("base"):
+            job = Quickstart(profile, self.stages("base"), FIRST_SEED + self.seed)
+            job.record()
+            job.label()
+            job.clone()
+        return job
+
+    def policy(self) -> TokenPolicy:
+        """Return the cloned policy."""
+        return load_policy(self.base().stages.folders["clone"])
+
+    def episodes(self, target: str = "feat2go") -> Sequence[dict[str, Any]]:
+        """Return the recorded episodes with one of the targets as progress."""
+        labeled = LabeledEpisodes(self.base().dataset, camera=CAMERA)
+        return labeled if target == "feat2go" else Target(labeled, target)
+
+    def value_model(self, target: str) -> tuple[DistributionalProgressModel, Result]:
+        """Return Feat2Go's value model trained on a target, and its held-out scores."""
+        settings: dict[str, Any] = {"max_epochs": self.profile.value_epochs, "seed": self.seed}
+        encoder = load_encoder("offline")
+
+        def work(folder: Path) -> Result:
+            fit = fit_progress_model(
+                self.episodes(target),
+                encoder,
+                camera=CAMERA,
+                out_dir=folder / "fit",
+                **settings,
+            )
+            return asdict(fit.evaluation.model)
+
+        with self._alone(f"value-{target}"):
+            stages = self.stages(f"value-{target}")
+            scores = stages.run("fit", {**settings, **self.profile.sizes()}, work)
+        model = DistributionalProgressModel.from_pretrained(stages.folders["fit"] / "fit/model")
+        return model.attach_encoder(encoder), scores
+
+    @contextmanager
+    def env(self, shift: str | None = None, **overrides: Any) -> Iterator[VectorEnv]:
+        """Build PickCube, perhaps under a shift, and close it."""
+        options: dict[str, Any] = {
+            "num_envs": self.profile.num_envs,
+            "num_workers": self.profile.num_workers,
+            "cameras": [CAMERA],
+            "max_episode_steps": MAX_STEPS,
+            **overrides,
+        }
+        env = make(ENV_ID, **options) if shift is None else make_shifted(shift, **options)
+        try:
+            yield env
+        finally:
+            env.close()
+
+    def evaluate(self, policy: Any, folder: Path, *, shifted: bool) -> Result:
+        """Count successes in distribution (``in_distribution``) and perhaps under every shift.
+
+        Returns:
+            ``{"successes": …, "episodes": …}`` by name; actions are sampled.
+        """
+        scores: Result = {}
+        for shift in [None, *(SHIFTS if shifted else [])]:
+            name = shift or "in_distribution"
+            num = self.profile.num_shifted if shift else self.profile.num_evaluated
+            with self.env(shift, ignore_terminations=True) as env:
+                result = evaluate(
+                    policy,
+                    env,
+                    seeds=range(self.evaluation_seed, self.evaluation_seed + num),
+                    make_generator=lambda s: torch.Generator().manual_seed(s),
+                    out=_fresh(folder / f"{name}.json"),
+                    suite="study",
+                    env_id=f"{ENV_ID}, {name}",
+                )
+            outcomes = [bool(episode.success_once) for episode in result.episodes]
+            scores[name] = {"successes": sum(outcomes), "episodes": len(outcomes)}
+        return scores
+
+    @contextmanager
+    def _alone(self, name: str) -> Iterator[None]:
+        """Keep other processes of a sharded study from making the same thing at the same time."""
+        self.out.mkdir(parents=True, exist_ok=True)
+        with (self.out / f".{name}-seed{self.seed}.lock").open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
+
+def fine_tune(
+    lab: Lab,
+    name: str,
+    settings: dict[str, Any],
+    train: Callable[[Path], Any],
+    *,
+    shifted: bool = False,
+) -> Result:
+    """Train a policy and evaluate it, each once.
+
+    Args:
+        lab: Of the seed.
+        name: Of the run, without its seed.
+        settings: What the training depends on.
+        train: Trains in a folder that also gets ``metrics.csv`` and returns the policy; called
+            again after an interruption or to evaluate, it goes on from what it finds there.
+        shifted: Evaluate under the shifts, too.
+
+    Returns:
+        ``curve``, rows of ``metrics.csv``, and ``after``, the scores.
+    """
+    stages = lab.stages(name)
+
+    def work(folder: Path) -> Result:
+        policy = train(folder)
+        rows = _read_metrics(folder / "metrics.csv")
+        return {"curve": rows, "after": lab.evaluate(policy, folder, shifted=shifted)}
+
+    return stages.run("finetune", {**settings, "profile": lab.profile.sizes()}, work)
+
+
+def curve_of(rows: Sequence[dict[str, Any]], key: str = "success_once") -> Any:
+    """Return one column of the metrics as an array."""
+    return np.array([row[key] for row in rows], float)
+
+
+KEPT = (
+    "episodes",
+    "success_once",
+    "kept_groups_share",
+    "zero_advantage_share",
+    "policy_grad_norm",
+    "explained_variance",
+    "reward_shaping",
+)
+
+
+def _read_metrics(path: Path) -> list[dict[str, float | None]]:
+    with path.open() as file:
+        return [
+            {key: float(row[key]) if row[key] else None for key in KEPT if key in row}
+            for row in csv.DictReader(file)
+        ]
+
+
+def _fresh(path: Path) -> Path:
+    path.unlink(missing_ok=True)  # of an evaluation whose stage was stopped after it
+    return path

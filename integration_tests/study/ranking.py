@@ -1,0 +1,142 @@
+"""RFTF's value model: trained on the order of frames, looked at where attempts fail."""
+
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+from lightning import Trainer
+from torch import Tensor
+
+from bench_adapters.record import record_dataset
+from integration_tests.pipelines.quickstart import (
+    CAMERA,
+    ENV_ID,
+    MAX_STEPS,
+    NOISE,
+    RECORD_SEEDS,
+    SEED_STRIDE,
+)
+from integration_tests.study.design import Result
+from integration_tests.study.lab import FIRST_SEED, Lab
+from progress_labels.dataset import EpisodeDataset
+from progress_labels.encoders import load_encoder
+from value_models.data import ProgressDataModule
+from value_models.functional import order_accuracy
+from value_models.progress_model import TemporalRankingModel
+from value_models.window_modules import RankingModule
+from value_models.windows import WindowSpec
+
+NUM_EPOCHS = 3
+WINDOWS = WindowSpec(num_frames=8, stride=3)
+GRASPED = 9
+"""Where ``observation.state`` says whether the cube is in the hand."""
+FRAMES_AFTER = 5
+"""Frames at the end of an attempt whose mean value is compared with that of the event."""
+
+
+def ranking(lab: Lab) -> Result:
+    """Train on the order of frames; return accuracies by epoch and what curves do at drops."""
+    encoder = load_encoder("offline")
+
+    def work(folder: Path) -> Result:
+        data = ProgressDataModule(
+            episodes=lab.episodes(),
+            encoder=encoder,
+            camera=CAMERA,
+            windows=WINDOWS,
+            batch_size=64,
+            seed=lab.seed,
+        )
+        data.setup()
+        lightning.seed_everything(lab.seed, verbose=False)
+        module = RankingModule(
+            camera=CAMERA,
+            encoder_id=data.encoder_id,
+            num_patches=data.num_patches,
+            feature_dim=data.feature_dim,
+            lr=3e-3,
+            seed=lab.seed,
+        )
+        accuracies: list[float] = []
+        trainer = Trainer(
+            max_epochs=NUM_EPOCHS,
+            accelerator="cpu",
+            logger=False,
+            enable_checkpointing=False,
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+            callbacks=[_AfterEpoch(data.val_episodes, accuracies)],
+        )
+        trainer.fit(module, data)
+        model = module.model.eval()
+        model.save_pretrained(folder / "model")
+        model.attach_encoder(encoder)
+        falls = _falls(lab, model, folder / "drops")
+        return {
+            "order_accuracy": accuracies,
+            "held_out": len(data.val_episodes),
+            **falls,
+        }
+
+    return lab.stages("ranking").run("fit", lab.profile.sizes(), work)
+
+
+def fit_ranking_model(lab: Lab) -> TemporalRankingModel:
+    """Return the model that `ranking` trained."""
+    ranking(lab)
+    folder = lab.out / f"ranking-seed{lab.seed}" / "1-fit" / "model"
+    model: TemporalRankingModel = TemporalRankingModel.from_pretrained(folder)
+    return model.attach_encoder(load_encoder("offline"))
+
+
+class _AfterEpoch(lightning.Callback):
+    """Takes the order accuracy of held-out episodes after every epoch."""
+
+    def __init__(self, episodes: Any, accuracies: list[float]) -> None:
+        self.episodes, self.accuracies = episodes, accuracies
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
+        pl_module.model.eval()
+        scores = []
+        for episode in self.episodes:
+            batch = {
+                f"observation.features.{CAMERA}": episode.features[None],
+                "task": [episode.task],
+            }
+            values = pl_module.model.compute_progress(batch)[0]
+            scores.append(float(order_accuracy(values)))
+        self.accuracies.append(sum(scores) / len(scores))
+        pl_module.model.train()
+
+
+def _falls(lab: Lab, model: TemporalRankingModel, root: Path) -> Result:
+    """Record attempts that drop the cube; return how many curves fall from there to the end."""
+    record_dataset(
+        ENV_ID,
+        root,
+        num_episodes=max(4, lab.profile.num_evaluated // 2),
+        seed=RECORD_SEEDS + (FIRST_SEED + lab.seed) * SEED_STRIDE + SEED_STRIDE // 2,
+        noise=NOISE,
+        failure_fraction=1.0,
+        perturbations=["drop"],
+        num_workers=lab.profile.num_workers,
+        env_kwargs={"cameras": [CAMERA], "max_episode_steps": MAX_STEPS},
+    )
+    fell = num = 0
+    shown: list[dict[str, Any]] = []
+    for episode in EpisodeDataset(root, camera=CAMERA):
+        held = torch.as_tensor(episode["state"])[:, GRASPED] > 0.5
+        if episode["success"] or not bool(held.any()):
+            continue
+        event = int(held.nonzero()[-1])
+        if event + FRAMES_AFTER >= len(held):
+            continue
+        frames = torch.as_tensor(episode["frames"])[None]
+        batch = {f"observation.images.{CAMERA}": frames, "task": [episode["task"]]}
+        values: Tensor = model.compute_progress(batch)[0]
+        num += 1
+        fell += bool(values[-FRAMES_AFTER:].mean() < values[event])
+        if len(shown) < 4:
+            shown.append({"event": event, "values": [round(float(v), 4) for v in values]})
+    return {"drops": num, "fell": fell, "shown": shown}

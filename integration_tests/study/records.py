@@ -1,0 +1,65 @@
+"""Result files: one JSON per run, with what it takes to do it again."""
+
+import json
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from integration_tests.study.design import Result, Run
+
+DISTRIBUTIONS = (
+    "progress-labels",
+    "value-models",
+    "vla-rl",
+    "bench-adapters",
+    "mani_skill",
+    "torch",
+)
+
+
+class Records:
+    """A folder of result files.
+
+    Args:
+        folder: Created with the first result.
+        profile: Name of the study's sizes.
+    """
+
+    def __init__(self, folder: Path, profile: str) -> None:
+        self.folder, self.profile = folder, profile
+
+    def results(self) -> dict[str, Result]:
+        """Return the results by name of the run."""
+        return {path.stem: content["result"] for path, content in self.files().items()}
+
+    def files(self) -> dict[Path, dict[str, Any]]:
+        """Return the content of every result file."""
+        return {path: json.loads(path.read_text()) for path in sorted(self.folder.glob("*.json"))}
+
+    def add(self, run: Run, work: Callable[[], Result]) -> None:
+        """Do a run and write its result under a temporary name, then rename it.
+
+        The seconds that are stored are those of this start, with what the run shares with others
+        if it comes first.
+        """
+        started = time.perf_counter()
+        result = work()
+        content = {
+            "run": run.name,
+            "seed": run.seed,
+            "options": dict(run.options),
+            "profile": self.profile,
+            "command": f"nox -s study -- --profile {self.profile} --seeds {run.seed}",
+            "date": datetime.now(UTC).strftime("%Y-%m-%d"),
+            "versions": {name: version(name) for name in DISTRIBUTIONS},
+            "seconds": round(time.perf_counter() - started),
+            "result": result,
+        }
+        self.folder.mkdir(parents=True, exist_ok=True)
+        path = self.folder / f"{run.name}.json"
+        part = path.with_suffix(".part")
+        part.write_text(json.dumps(content, indent=1) + "\n")
+        part.replace(path)

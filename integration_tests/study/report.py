@@ -1,0 +1,90 @@
+"""Result files to one HTML and one Markdown page, with a figure per claim."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from integration_tests.pipelines import report as html
+from integration_tests.study.claims import CLAIMS
+from integration_tests.study.design import Claim, Finding, Profile
+from integration_tests.study.records import Records
+
+INTRODUCTION = (
+    "Each claim of a paper is checked on ManiSkill3's PickCube with a wrist camera of 64 pixels "
+    "and a small policy. Brackets are 95 % intervals: bootstrap over seeds, or Wilson where counts "
+    "are given. A claim holds if the interval of the difference is above zero, holds in direction "
+    "if only its mean is, does not hold if the interval is below zero, and is undecided otherwise "
+    "or with fewer than three seeds. What a small policy shows on one simulated task need not be "
+    "what a large one shows on robots."
+)
+
+
+def write_report(profile: Profile, records: Records, folder: Path) -> str:
+    """Write ``README.md``, ``study.html`` and the figures; return a line per claim."""
+    folder.mkdir(parents=True, exist_ok=True)
+    results = records.results()
+    findings = {claim: claim.judge(profile, results) for claim in CLAIMS}
+    pictures = {
+        claim.name: html.save(finding.draw(), folder / f"{claim.name}.png")
+        for claim, finding in findings.items()
+        if finding.draw is not None
+    }
+    dates = sorted({content["date"] for content in records.files().values()})
+    seconds = sum(content["seconds"] for content in records.files().values())
+    span = " to ".join(dates[:: max(1, len(dates) - 1)])
+    made = f"{len(results)} runs, {seconds / 3600:.1f} hours, {span}."
+    _write(folder / "README.md", _markdown(findings, pictures, made))
+    html.write_page(
+        folder / "study.html",
+        "The papers' claims at laptop scale",
+        [html.paragraph(INTRODUCTION), html.paragraph(made)]
+        + [
+            _section(claim, finding, pictures.get(claim.name))
+            for claim, finding in findings.items()
+        ],
+    )
+    lines = [f"{claim.name:10s} {finding.verdict}" for claim, finding in findings.items()]
+    return "\n".join([*lines, "", f"report  {folder / 'study.html'}"])
+
+
+def _section(claim: Claim, finding: Finding, picture: Path | None) -> str:
+    parts = [
+        html.paragraph(finding.verdict.capitalize() + ".", css="headline"),
+        html.paragraph(f"{claim.hypothesis} ({claim.source})"),
+        html.paragraph(claim.setting),
+    ]
+    if finding.rows:
+        parts.append(html.table(finding.header, finding.rows))
+    parts += [html.paragraph(remark) for remark in finding.remarks]
+    if picture is not None:
+        parts.append(html.picture(picture, claim.title))
+    parts.append(f"<p><code>nox -s study -- {claim.name}</code></p>")
+    return html.section(claim.title, *parts)
+
+
+def _markdown(findings: dict[Claim, Finding], pictures: dict[str, Path], made: str) -> str:
+    lines = ["# The papers' claims at laptop scale", "", INTRODUCTION, "", made, ""]
+    lines += _table(
+        ["claim", "source", "verdict"],
+        [[f"[{c.title}](#{c.name})", c.source, f.verdict] for c, f in findings.items()],
+    )
+    for claim, finding in findings.items():
+        lines += ["", f'## <a name="{claim.name}"></a>{claim.title}', ""]
+        lines += [f"**{finding.verdict.capitalize()}.** {claim.hypothesis} *{claim.source}.*", ""]
+        lines += [f"{claim.setting} `nox -s study -- {claim.name}`", ""]
+        if finding.rows:
+            lines += [*_table(finding.header, finding.rows), ""]
+        lines += [f"* {remark}" for remark in finding.remarks]
+        if claim.name in pictures:
+            lines += ["", f"![{claim.title}]({pictures[claim.name].name})"]
+    return "\n".join(lines) + "\n"
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    ruler = ["---"] * len(header)
+    return ["| " + " | ".join(row) + " |" for row in (header, ruler, *rows)]
+
+
+def _write(path: Path, text: str) -> None:
+    part = path.with_suffix(".part")
+    part.write_text(text)
+    part.replace(path)

@@ -1,0 +1,216 @@
+"""How each kind of run is done. A function here is called with a lab and the run's options."""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict
+from itertools import islice
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import torch
+
+from integration_tests.pipelines.quickstart import CAMERA, CHUNK
+from integration_tests.study.design import Result
+from integration_tests.study.lab import Constant, Lab, Shuffled, fine_tune
+from integration_tests.study.ranking import fit_ranking_model, ranking
+from progress_labels.dataset import EpisodeDataset
+from vla_rl.algorithms.behaviour_cloning import BehaviourCloning, CloneConfig
+from vla_rl.algorithms.grpo import GRPO
+from vla_rl.algorithms.ppo import PPO
+from vla_rl.algorithms.rabc import RABC, RABCConfig
+from vla_rl.algorithms.rftf import RFTF
+from vla_rl.algorithms.settings import GRPOConfig, PPOConfig, RFTFConfig
+from vla_rl.data import make_chunks, state_statistics
+from vla_rl.policies.token_policy import TokenPolicy
+
+NUM_DEMONSTRATIONS = 40
+"""Of the claim on degraded demonstrations."""
+KAPPA = 0.05
+"""RA-BC's threshold; successes gain about 0.1 of progress in a chunk of four steps."""
+WEAK_DEMONSTRATIONS, WEAK_EPOCHS = 8, 20
+"""What the policy of all-fail groups was cloned from."""
+
+
+def start(lab: Lab) -> Result:
+    """Evaluate the policy that fine-tuning starts from."""
+    stages = lab.stages("start")
+    policy = lab.policy()
+    return stages.run(
+        "evaluate",
+        lab.profile.sizes(),
+        lambda folder: {"after": lab.evaluate(policy, folder, shifted=True)},
+    )
+
+
+def ppo(lab: Lab, *, reward: str, control: str = "none") -> Result:
+    """Fine-tune by PPO.
+
+    Args:
+        lab: Of the seed.
+        reward: ``feat2go``, or its terminal reward from a value model of ``steps_to_go`` or
+            ``time_fraction``; ``sparse``, ``potential``, ``naive``.
+        control: ``none``; ``mean`` or ``shuffled`` values in place of those of the model.
+    """
+    target = reward if reward in ("steps_to_go", "time_fraction") else "feat2go"
+    paid = "feat2go" if target != "feat2go" else reward
+    config = PPOConfig(
+        reward=paid,  # type: ignore[arg-type]  # one of its literals
+        bootstrap_time_limit=False,  # success counts within the budget of steps, or not at all
+        episodes_per_update=lab.profile.episodes_per_update,
+        seed=lab.seed,
+        seed_start=lab.train_seed,
+    )
+
+    def train(folder: Path) -> TokenPolicy:
+        model: Any = None
+        if paid != "sparse":
+            model, scores = lab.value_model(target)
+            if control == "mean":
+                model = Constant(scores["final_progress_failure"])
+            elif control == "shuffled":
+                model = Shuffled(model)
+        policy = lab.policy()
+        with lab.env() as env:
+            PPO(policy, env, config, out_dir=folder, progress_model=model).fit(
+                lab.profile.num_updates
+            )
+        return policy
+
+    name = f"ppo-{reward}" + ("" if control == "none" else f"-{control}")
+    settings = {**asdict(config), "target": target, "control": control}
+    shifted = control == "none" and reward in ("feat2go", "steps_to_go", "time_fraction")
+    return fine_tune(lab, name, settings, train, shifted=shifted)
+
+
+def rftf(lab: Lab, *, shaping: str) -> Result:
+    """Fine-tune by RFTF with (``dense``) or without (``sparse``) the rise of a ranking model."""
+    config = RFTFConfig(
+        episodes_per_update=lab.profile.episodes_per_update,
+        shaping=shaping == "dense",
+        eta_success=1.0,  # the paper's 0.25 balances a policy that succeeds in 80 % of episodes
+        seed=lab.seed,
+        seed_start=lab.train_seed,
+    )
+
+    def train(folder: Path) -> TokenPolicy:
+        policy = lab.policy()
+        model = fit_ranking_model(lab) if config.shaping else None
+        with lab.env() as env:
+            RFTF(policy, env, config, out_dir=folder, progress_model=model).fit(
+                lab.profile.num_updates
+            )
+        return policy
+
+    return fine_tune(lab, f"rftf-{shaping}", asdict(config), train)
+
+
+def grpo(lab: Lab, *, reward: str, begin: str) -> Result:
+    """Fine-tune by GRPO from the cloned policy or from a ``weak`` one that hardly ever succeeds."""
+    config = GRPOConfig(
+        reward=reward,  # type: ignore[arg-type]  # one of its literals
+        episodes_per_update=lab.profile.episodes_per_update,
+        seed=lab.seed,
+        seed_start=lab.train_seed,
+    )
+
+    def train(folder: Path) -> TokenPolicy:
+        policy = lab.policy() if begin == "clone" else _weak_policy(lab)
+        model = lab.value_model("feat2go")[0] if reward == "feat2go" else None
+        with lab.env() as env:
+            GRPO(policy, env, config, out_dir=folder, progress_model=model).fit(
+                lab.profile.num_updates
+            )
+        return policy
+
+    return fine_tune(lab, f"grpo-{reward}-{begin}", asdict(config), train)
+
+
+def cloning(lab: Lab, *, method: str, degraded: float) -> Result:
+    """Clone demonstrations of which a share failed, all alike or weighed by progress.
+
+    Args:
+        lab: Of the seed.
+        method: ``bc`` or ``rabc``.
+        degraded: Share of failed attempts among the demonstrations.
+    """
+    epochs = lab.profile.clone_epochs
+    common: dict[str, Any] = {"num_epochs": epochs, "seed": lab.seed}
+    weighed, alike = RABCConfig(**common, kappa=KAPPA), CloneConfig(**common)
+    num = min(NUM_DEMONSTRATIONS, lab.profile.num_demonstrations // 2)
+
+    def train(folder: Path) -> TokenPolicy:
+        model, _ = lab.value_model("feat2go")
+        episodes = list(_mixture(lab, num, degraded))
+        for episode in episodes:
+            batch = {**episode, "task": [episode["task"]]}
+            image = f"observation.images.{CAMERA}"
+            batch[image] = episode[image][None]
+            episode["progress"] = model.compute_progress(batch)[0]
+        samples = make_chunks(episodes, chunk=CHUNK)
+        policy = _new_policy(lab, samples)
+        if method == "rabc":
+            learner: BehaviourCloning = RABC(policy, samples, weighed, out_dir=folder)
+        else:
+            del samples["progress_gain"]
+            learner = BehaviourCloning(policy, samples, alike, out_dir=folder)
+        learner.fit()
+        policy.eval()
+        return policy
+
+    name = f"cloning-{method}-{degraded}"
+    return fine_tune(lab, name, {**asdict(weighed), "num": num}, train)
+
+
+def _mixture(lab: Lab, num: int, degraded: float) -> Iterable[dict[str, Any]]:
+    failures = round(num * degraded)
+    yield from islice(_demonstrations(lab, success=True), num - failures)
+    yield from islice(_demonstrations(lab, success=False), failures)
+
+
+def _demonstrations(lab: Lab, *, success: bool) -> Iterable[dict[str, Any]]:
+    for episode in EpisodeDataset(lab.base().dataset, camera=CAMERA):
+        if episode["success"] is success:
+            yield {
+                f"observation.images.{CAMERA}": episode["frames"],
+                "observation.state": episode["state"],
+                "action": episode["action"],
+                "task": episode["task"],
+            }
+
+
+def _new_policy(lab: Lab, samples: dict[str, Any]) -> TokenPolicy:
+    statistics = state_statistics(samples)
+    torch.manual_seed(lab.seed)
+    return TokenPolicy(
+        cameras=[CAMERA],
+        state_dim=samples["observation.state"].shape[-1],
+        action_dim=samples["action"].shape[-1],
+        chunk=CHUNK,
+        action_low=[-0.4, -0.4, -0.4, -1.0],
+        action_high=[0.4, 0.4, 0.4, 1.0],
+        state_mean=statistics["state_mean"],
+        state_std=statistics["state_std"],
+    )
+
+
+def _weak_policy(lab: Lab) -> TokenPolicy:
+    num = min(WEAK_DEMONSTRATIONS, lab.profile.num_cloned)
+    samples = make_chunks(islice(_demonstrations(lab, success=True), num), chunk=CHUNK)
+    policy = _new_policy(lab, samples)
+    config = CloneConfig(num_epochs=min(WEAK_EPOCHS, lab.profile.clone_epochs), seed=lab.seed)
+    learner = BehaviourCloning(policy, samples, config, out_dir=lab.out / f"weak-seed{lab.seed}")
+    learner.fit()
+    policy.eval()
+    return policy
+
+
+KINDS: Mapping[str, Callable[..., Result]] = MappingProxyType(
+    {
+        "start": start,
+        "ppo": ppo,
+        "rftf": rftf,
+        "grpo": grpo,
+        "cloning": cloning,
+        "ranking": ranking,
+    }
+)
