@@ -60,8 +60,8 @@ PROFILES = {
         num_rounds=1,
         num_evaluated=4,
         num_shifted=2,
-        num_envs=4,
-        num_workers=2,
+        num_envs=2,
+        num_workers=0,  # the renderer's shaders, compiled once per process, take longest
     ),
 }
 

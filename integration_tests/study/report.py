@@ -26,7 +26,7 @@ def write_report(profile: Profile, records: Records, folder: Path) -> str:
     pictures = {
         claim.name: html.save(finding.draw(), folder / f"{claim.name}.png")
         for claim, finding in findings.items()
-        if finding.draw is not None
+        if finding.draw is not None and finding.verdict != "not run"
     }
     dates = sorted({content["date"] for content in records.files().values()})
     seconds = sum(content["seconds"] for content in records.files().values())

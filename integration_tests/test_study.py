@@ -1,0 +1,139 @@
+"""The study's arithmetic and pages; the runs themselves are those of the packages."""
+
+import json
+
+import numpy as np
+import pytest
+
+from integration_tests.study import __main__ as command
+from integration_tests.study.claims import CLAIMS
+from integration_tests.study.design import PROFILES, make_run
+from integration_tests.study.lab import Constant, Shuffled, Target
+from integration_tests.study.records import Records
+from integration_tests.study.report import write_report
+from integration_tests.study.shifts import SHIFTS
+from integration_tests.study.statistics import interval_of_mean, verdict_of
+
+PROFILE = PROFILES["full"]
+
+
+def result_of(run, rng):
+    """A made-up result in which shaping and Feat2Go's reward help."""
+    if run.kind == "ranking":
+        shown = [{"event": 2, "values": [0.1, 0.5, 0.9, 0.4]}]
+        return {"order_accuracy": [0.95, 0.96], "drops": 20, "fell": 19, "shown": shown}
+    options = dict(run.options)
+    good = options.get("reward", options.get("shaping")) in ("feat2go", "dense", "potential")
+    good |= options.get("method") == "rabc"
+    good &= options.get("control", "none") == "none"
+    rate = (0.4 if run.kind == "start" else 0.7 if good else 0.5) + rng.uniform(-0.04, 0.04)
+    score = {"successes": round(100 * rate), "episodes": 100}
+    curve = [
+        {"episodes": 96 * (i + 1), "success_once": rate * i / 10, "kept_groups_share": rate}
+        for i in range(10)
+    ]
+    return {"curve": curve, "after": dict.fromkeys(["in_distribution", *SHIFTS], score)}
+
+
+@pytest.fixture
+def records(tmp_path):
+    """Results of every run."""
+    rng = np.random.default_rng(0)
+    records = Records(tmp_path / "results", "full")
+    for claim in CLAIMS:
+        for run in claim.runs(PROFILE):
+            if run.name not in records.results():
+                records.add(run, lambda run=run: result_of(run, rng))
+    return records
+
+
+def test_the_interval_covers_a_mean_as_often_as_it_says():
+    rng = np.random.default_rng(1)
+    covered = sum(
+        low <= 0.0 <= high
+        for _, low, high in (interval_of_mean(rng.normal(size=20)) for _ in range(200))
+    )
+    assert 0.88 <= covered / 200 <= 0.98  # the percentile bootstrap is a little too narrow
+
+
+@pytest.mark.parametrize(
+    ("differences", "verdict"),
+    [
+        ([], "not run"),
+        ([0.2, 0.3], "undecided"),
+        ([0.2, 0.3, 0.1], "holds"),
+        ([0.4, -0.2, 0.1], "holds in direction"),
+        ([0.2, -0.3, -0.1], "undecided"),
+        ([-0.2, -0.3, -0.1], "does not hold"),
+    ],
+)
+def test_verdicts(differences, verdict):
+    assert verdict_of(differences) == verdict
+
+
+def test_every_claim_is_judged_by_its_results(records, tmp_path):
+    verdicts = {claim.name: claim.judge(PROFILE, records.results()).verdict for claim in CLAIMS}
+    assert verdicts == dict.fromkeys(verdicts, "holds")
+    write_report(PROFILE, records, tmp_path)
+    page, text = (tmp_path / "study.html").read_text(), (tmp_path / "README.md").read_text()
+    assert page.count("data:image/png") == len(CLAIMS)
+    for claim in CLAIMS:
+        assert claim.hypothesis in text
+        assert (tmp_path / f"{claim.name}.png").exists()
+
+
+def test_without_results_nothing_is_claimed(tmp_path):
+    records = Records(tmp_path / "none", "full")
+    assert {claim.judge(PROFILE, {}).verdict for claim in CLAIMS} == {"not run"}
+    assert write_report(PROFILE, records, tmp_path).count("not run") == len(CLAIMS)
+
+
+def test_a_result_says_how_it_was_made(records):
+    path = records.folder / "ppo-feat2go-seed0.json"
+    content = json.loads(path.read_text())
+    assert content["seed"] == 0
+    assert content["options"] == {"reward": "feat2go"}
+    assert {"torch", "vla-rl"} <= set(content["versions"])
+    assert content["command"].startswith("nox -s study")
+
+
+def test_names_of_runs_differ():
+    runs = {run for claim in CLAIMS for run in claim.runs(PROFILE)}
+    assert len({run.name for run in runs}) == len(runs)
+    assert make_run("ppo", 3, reward="sparse").name == "ppo-sparse-seed3"
+
+
+def test_shards_share_out_every_run_once():
+    runs = [run for claim in CLAIMS for run in claim.runs(PROFILE)]
+    shards = [command._shard(f"{i}/3") for i in range(3)]
+    assert sorted(run.name for i, n in shards for run in runs[i::n]) == sorted(
+        run.name for run in runs
+    )
+    with pytest.raises(SystemExit):
+        command.main(["--shard", "3/3"])
+
+
+def test_targets_that_count_time():
+    episodes = [
+        {"success": True, "progress": np.zeros(5)},
+        {"success": True, "progress": np.zeros(3)},
+        {"success": False, "progress": np.full(4, np.nan)},
+    ]
+    fraction, to_go = Target(episodes, "time_fraction"), Target(episodes, "steps_to_go")
+    np.testing.assert_allclose(fraction[1]["progress"], [0.0, 0.5, 1.0])
+    np.testing.assert_allclose(to_go[1]["progress"], [0.5, 0.75, 1.0])
+    np.testing.assert_allclose(to_go[0]["progress"], [0.0, 0.25, 0.5, 0.75, 1.0])
+    assert np.isnan(to_go[2]["progress"]).all()
+
+
+def test_controls_of_the_reward():
+    obs = {"task": ["a"] * 3}
+    assert Constant(0.25).progress(obs).tolist() == [0.25] * 3
+
+    class Numbers(Constant):
+        def progress(self, obs):
+            return super().progress(obs).cumsum(0)
+
+    shuffled = Shuffled(Numbers(1.0)).progress(obs).tolist()
+    assert sorted(shuffled) == [1.0, 2.0, 3.0]
+    assert all(given != own for given, own in zip(shuffled, [1.0, 2.0, 3.0], strict=True))
