@@ -1,6 +1,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -17,10 +18,11 @@ def run(*arguments):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--help"], ["doctor", "list", "record", "evaluate"]),
+        (["--help"], ["doctor", "list", "record", "convert", "evaluate"]),
         (["record", "--help"], ["--episodes", "--noise", "--failure-fraction", "--set KEY=VALUE"]),
         (["evaluate", "--help"], ["--policy", "module:factory", "--num-workers", "--out"]),
         (["doctor", "--help"], ["--fix"]),
+        (["convert", "--help"], ["maniskill,calvin,robotwin", "--max-episodes", "--set KEY=VALUE"]),
     ],
 )
 def test_help(arguments, words):
@@ -60,11 +62,34 @@ def test_record_and_evaluate(tmp_path):
         "4",
         "--seed",
         "7",
+        "--videos",
+        "2",
     )
     assert done.returncode == 0, done.stderr
+    films = sorted(path.name for path in (tmp_path / "result.json.videos").iterdir())
+    assert films == ["episode_000000_seed_7.mp4", "episode_000001_seed_8.mp4"]
     result = json.loads(out.read_text())
     assert [episode["seed"] for episode in result["episodes"]] == list(range(7, 17))
     assert f"{result['success_once']['count']} of 10" in done.stdout
+
+
+def test_episodes_that_could_not_be_run_are_said(tmp_path, monkeypatch):
+    """Seed 1 of a benchmark of somebody else's fails each time."""
+    info = tmp_path / "faulty-1.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: faulty\nVersion: 1\n")
+    (info / "entry_points.txt").write_text("[bench_adapters.envs]\nfaulty = faulty:make\n")
+    (tmp_path / "faulty.py").write_text(
+        "from bench_adapters.testing import FaultyEnvironment\n"
+        "def make(name): return FaultyEnvironment(fault='raise')\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    out = str(tmp_path / "result.json")
+    command = ["evaluate", "faulty:one", *RANDOM, "--out", out, "--num-envs", "2"]
+    done = run(*command, "--episodes", "4")
+    assert done.returncode == 1
+    assert "not run: episode 1 of seed 1: environment 1 failed" in done.stdout
+    assert [error["seed"] for error in json.loads(Path(out).read_text())["errors"]] == [1]
 
 
 RANDOM = ["--policy", "bench_adapters.testing:random_policy"]
@@ -91,6 +116,10 @@ RANDOM = ["--policy", "bench_adapters.testing:random_policy"]
         ),
         (["evaluate", "toy:reach", *RANDOM, "--out", "OUT", "--episodes", "0"], "`episodes` ≥ 1"),
         (["evaluate", "toy:reach", *RANDOM, "--out", "OUT", "--num-workers", "9"], "got 9"),
+        (["convert", "calvin", "/nowhere", "OUT", "--set", "speed=2"], "argument 'speed'"),
+        (["convert", "calvin", "/nowhere", "OUT"], "/nowhere/lang_annotations"),
+        (["convert", "robotwin", "/nowhere", "OUT"], "/nowhere"),
+        (["convert", "maniskill", "/nowhere/x.h5", "OUT"], "/nowhere/x.json"),
     ],
 )
 def test_a_users_error_is_one_line(tmp_path, arguments, message):

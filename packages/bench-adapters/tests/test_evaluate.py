@@ -1,9 +1,11 @@
+import functools
 import json
 import signal
 import subprocess
 import sys
 import time
 
+import av
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -11,9 +13,10 @@ import torch
 
 from bench_adapters.envs.base import EnvChunk
 from bench_adapters.envs.toy import ReachEnvironment
+from bench_adapters.errors import WorkerError
 from bench_adapters.evaluate import evaluate, read_result
 from bench_adapters.functional.scores import wilson_interval
-from bench_adapters.testing import Actions, RandomPolicy
+from bench_adapters.testing import Actions, FaultyEnvironment, RandomPolicy
 from bench_adapters.vector import ProcessVectorEnv
 
 SEEDS = list(range(100, 111))
@@ -219,6 +222,119 @@ def test_bad_policies_are_named(env, how, message):
         run(BreakingPolicy(2, how), env)
 
 
+@pytest.mark.parametrize("answer", [np.zeros((4, 1, 2)), Actions("north"), Actions([[0.0], []])])
+def test_answers_without_numbers_are_named(env, answer):
+    class Policy:
+        def act(self, obs, *, generator=None, deterministic=False):
+            return answer
+
+    with pytest.raises(TypeError, match=rf"{type(answer).__name__} at step 0 .* \(4, k, a\)"):
+        run(Policy(), env)
+
+
+def test_a_bad_policy_leaves_finished_waves_and_a_usable_vector(env, tmp_path):
+    whole, out = run(BoldPolicy(), env), tmp_path / "out.json"
+    with pytest.raises(ValueError, match="returned nan for environment 0 at step"):
+        run(BreakingPolicy(9, lambda a: a * np.nan), env, out=out, policy_name="BoldPolicy")
+    lines = (tmp_path / "out.json.partial.jsonl").read_text().splitlines()[1:]
+    assert [json.loads(line) for line in lines] == [e._asdict() for e in whole.episodes[:4]]
+    assert run(BoldPolicy(), env, out=out) == whole
+
+
+@pytest.mark.parametrize("workers", [0, 1, 2])
+@pytest.mark.parametrize("fault", ["raise", "nan", "exit"])
+def test_a_simulator_that_fails_once_changes_nothing(env, tmp_path, workers, fault):
+    if fault == "exit" and not workers:
+        return  # it would end the tests
+    env_fn = functools.partial(FaultyEnvironment, fault=fault, seed=105, once=tmp_path / "once")
+    faulty = ProcessVectorEnv(env_fn, 4, num_workers=workers)
+    assert run(BoldPolicy(), faulty) == run(BoldPolicy(), env)
+    assert (tmp_path / "once").exists()
+    faulty.close()
+
+
+@pytest.mark.parametrize("fault", ["raise", "exit"])
+def test_a_simulator_that_fails_again_is_recorded(env, tmp_path, fault):
+    whole = run(BoldPolicy(), env)
+    env_fn = functools.partial(FaultyEnvironment, fault=fault, seed=105)
+    faulty, out = ProcessVectorEnv(env_fn, 4, num_workers=1), tmp_path / "out.json"
+    result = run(BoldPolicy(), faulty, out=out)
+    faulty.close()
+    assert result.episodes == [e for e in whole.episodes if e.seed != 105]
+    ((episode, seed, message),) = result.errors
+    assert (episode, seed) == (5, 105)
+    assert "steps of the episode of seed 105" in message
+    assert result.success_once["total"] == 10
+    assert read_result(out) == result
+
+
+def test_a_simulator_that_never_works_ends_the_run(tmp_path):
+    env_fn = functools.partial(FaultyEnvironment, fault="raise", seed=3)
+    faulty, out = ProcessVectorEnv(env_fn, 1), tmp_path / "out.json"
+    with pytest.raises(WorkerError, match=r"1 of 2 episodes .* twice .*episode 1 of seed 3: env"):
+        run(BoldPolicy(), faulty, seeds=[2, 3, 4], out=out, max_errors=0)
+    assert not out.exists()
+    result = run(BoldPolicy(), faulty, seeds=[2, 3, 4], out=out)
+    assert [episode.seed for episode in result.episodes] == [2, 4]
+    with pytest.raises(WorkerError, match="1 of 1 episodes could not be run"):
+        run(BoldPolicy(), faulty, seeds=[3])
+    with pytest.raises(ValueError, match="`max_errors` ≥ 0, got -1"):
+        run(BoldPolicy(), faulty, max_errors=-1)
+
+
+def frames_of(path):
+    with av.open(str(path)) as container:
+        rate = container.streams.video[0].average_rate
+        return rate, [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+
+
+def test_videos_show_what_the_policy_saw(env, tmp_path):
+    out = tmp_path / "out.json"
+    seen = {}
+
+    class Watcher(BoldPolicy):
+        def act(self, obs, **kwargs):
+            seen.setdefault(len(seen), obs["observation.images.top"])
+            return super().act(obs, **kwargs)
+
+    result = run(Watcher(), env, out=out, videos={100, 106}, policy_name="BoldPolicy")
+    assert result == run(BoldPolicy(), env)
+    folder = tmp_path / "out.json.videos"
+    names = ["episode_000000_seed_100.mp4", "episode_000006_seed_106.mp4"]
+    assert sorted(path.name for path in folder.iterdir()) == names
+    rate, frames = frames_of(folder / names[0])
+    assert rate == round(10 / 3)  # steps per second over steps per chunk
+    assert len(frames) == 1 + -(-result.episodes[0].length // 3)
+    for call, frame in enumerate(frames[:-1]):
+        assert np.abs(frame.astype(int) - seen[call][0]).mean() < 4
+    assert np.abs(frames[-1].astype(int) - frames[-2]).mean() > 0.1
+
+
+def test_videos_survive_a_stop(env, tmp_path):
+    out = tmp_path / "out.json"
+
+    def stop(actions):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(BreakingPolicy(10, stop), env, out=out, policy_name="BoldPolicy", videos=6)
+    run(BoldPolicy(), env, out=out, videos=6)
+    names = sorted(path.name for path in (tmp_path / "out.json.videos").iterdir())
+    assert names == [f"episode_{i:06d}_seed_{100 + i}.mp4" for i in range(6)]
+
+
+@pytest.mark.parametrize(
+    ("videos", "message"),
+    [(-1, "got -1"), ({1, 100}, r"of `seeds`, got \[1\]"), (2, "the 2 `videos` go, got None")],
+)
+def test_bad_videos(env, videos, message):
+    with pytest.raises(ValueError, match=message):
+        run(BoldPolicy(), env, videos=videos)
+    blind = ProcessVectorEnv(lambda: ListEnvironment([True]), 1)
+    with pytest.raises(ValueError, match="with a camera for `videos`"):
+        evaluate(RandomPolicy(1), blind, seeds=[1], videos=1, out="out.json")
+
+
 def test_bfloat16_actions(env):
     class Policy:
         def act(self, obs, *, generator=None, deterministic=False):
@@ -248,7 +364,8 @@ def test_bad_seeds_and_folder(env):
         ('{"schema_version": 3}', "schema version 3, this release reads 1"),
         ("[]", "schema version None"),
         ("{", "not valid JSON"),
-        ('{"schema_version": 1, "episodes": []}', "not a complete evaluation"),
+        ('{"schema_version": 1, "episodes": []}', "not a complete evaluation .'errors'"),
+        ('{"schema_version": 1, "episodes": [], "errors": []}', "not a complete evaluation"),
     ],
 )
 def test_reading_something_else(tmp_path, text, message):

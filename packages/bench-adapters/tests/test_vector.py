@@ -183,9 +183,45 @@ def test_a_failing_environment_is_named(workers, fault, message):
         vector.step_chunk(np.zeros((3, 1, 2)))
     assert caught.value.env_index == 1
     assert "Traceback" in caught.value.traceback
-    assert vector.closed
-    with pytest.raises(ValueError, match="closed"):
-        vector.reset()
+    assert [failure.env_index for failure in caught.value.failures] == [1]
+    assert caught.value.result.valid.tolist() == [[True], [False], [True]]
+    vector.close()
+
+
+def healthy_chunks(seeds, actions):
+    """Step environments that never fail."""
+    vector = ProcessVectorEnv(ReachEnvironment, len(seeds))
+    vector.reset(seed=seeds)
+    return [vector.step_chunk(action) for action in actions]
+
+
+@pytest.mark.parametrize("workers", [0, 1, 3])
+@pytest.mark.parametrize("fault", ["raise", "shape", "nan"])
+def test_the_others_go_on_and_a_reset_brings_a_new_one(tmp_path, workers, fault):
+    """Environment 1 fails in the second chunk; rows 0 and 2 are those of a vector without it."""
+    env_fn = functools.partial(FaultyEnvironment, fault=fault, once=tmp_path / "once", seed=5)
+    vector = ProcessVectorEnv(env_fn, 3, num_workers=workers)
+    actions = np.random.default_rng(0).uniform(-0.2, 0.2, (4, 3, 2, 2)).astype(np.float32)
+    expected = healthy_chunks([2, 5, 7], actions)
+    vector.reset(seed=[2, 4, 7])
+    vector.step_chunk(actions[0])
+    mask = np.array([False, True, False])
+    vector.reset(seed=[0, 5, 0], options={"reset_mask": mask})
+    with pytest.raises(WorkerError, match=r"after 0 steps of the episode of seed 5") as caught:
+        vector.step_chunk(actions[1])
+    assert vector.step_chunk(actions[2]).valid.all(axis=1).tolist() == [True, False, True]
+    _, info = vector.reset(seed=[0, 5, 0], options={"reset_mask": mask})
+    assert info["_seed"].tolist() == mask.tolist()
+    again = [vector.step_chunk(np.broadcast_to(a[1], a.shape)) for a in actions]
+    state = "observation.state"
+    others = ~mask
+    assert np.array_equal(
+        caught.value.result.observation[state][others], expected[1].observation[state][others]
+    )
+    vector.close()
+    for mine, theirs in zip(again, expected, strict=True):
+        assert np.array_equal(mine.observation[state][1], theirs.observation[state][1])
+        assert np.array_equal(mine.valid[1], theirs.valid[1])
 
 
 @pytest.mark.parametrize(
@@ -195,15 +231,62 @@ def test_a_failing_environment_is_named(workers, fault, message):
         ("hang", "did not answer for 1 s while environment 2 was being stepped"),
     ],
 )
-def test_a_lost_worker_is_named(processes, fault, message):
-    env_fn = functools.partial(FaultyEnvironment, fault=fault, seed=2)
+def test_a_lost_worker_is_replaced(processes, tmp_path, fault, message):
+    env_fn = functools.partial(FaultyEnvironment, fault=fault, seed=2, once=tmp_path / "once")
     vector = ProcessVectorEnv(env_fn, 4, num_workers=2)
     vector.reset(seed=0)
+    before = vector._backend._timeout_s
     vector._backend._timeout_s = 1.0  # only now: starting may take longer on a busy machine
+    action = np.full((4, 2, 2), 0.1, np.float32)
     with pytest.raises(WorkerError, match=message) as caught:
-        vector.step_chunk(np.zeros((4, 1, 2)))
+        vector.step_chunk(action)
+    vector._backend._timeout_s = before
     assert caught.value.env_index == 2
+    assert [(f.env_index, f.bystander) for f in caught.value.failures] == [(2, False), (3, True)]
+    assert len(processes()) == 1
+    assert vector.step_chunk(action).valid.any(axis=1).tolist() == [True, True, False, False]
+    vector.reset(seed=[0, 0, 2, 9], options={"reset_mask": np.arange(4) > 1})
+    assert len(processes()) == 2
+    chunk = vector.step_chunk(action)
+    vector.close()
+    (expected,) = healthy_chunks([2, 9], [action[:2]])
+    for key in ("observation.images.top", "observation.state"):
+        assert np.array_equal(chunk.observation[key][2:], expected.observation[key])
+    assert chunk.valid.all()
+
+
+def test_a_worker_killed_between_two_calls(processes):
+    vector = ProcessVectorEnv(ReachEnvironment, 2, num_workers=2)
+    vector.reset(seed=0)
+    vector._backend._workers[1].process.kill()
+    vector._backend._workers[1].process.join()
+    with pytest.raises(WorkerError, match="was killed by SIGKILL"):
+        vector.step_chunk(np.zeros((2, 1, 2)))
+    vector.reset(seed=0)
+    assert vector.step_chunk(np.zeros((2, 1, 2))).valid.all()
+    vector.close()
     assert not processes()
+
+
+class BuiltOnce(FaultyEnvironment):
+    """Cannot be built a second time."""
+
+    def __init__(self, marker):
+        if marker.exists():
+            raise ValueError("no licence for another one")
+        super().__init__(fault="exit")
+        marker.touch()
+
+
+def test_a_worker_that_cannot_be_replaced_is_reported(tmp_path):
+    vector = ProcessVectorEnv(functools.partial(BuiltOnce, tmp_path / "built"), 1, num_workers=1)
+    vector.reset(seed=1)
+    with pytest.raises(WorkerError, match="exited with code 3"):
+        vector.step_chunk(np.zeros((1, 1, 2)))
+    for _ in range(2):
+        with pytest.raises(WorkerError, match="0 could not be built again: no licence"):
+            vector.reset(seed=0)
+    vector.close()
 
 
 @pytest.mark.parametrize("workers", [0, 1])

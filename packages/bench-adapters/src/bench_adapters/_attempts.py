@@ -126,13 +126,11 @@ class Workers:
         A failure inside the worker is returned as a `WorkerError`; a lost worker raises one.
         """
         waiting = {slot: self._workers[slot] for slot in doing}
-        try:
-            slot, answer = next(receive_any(waiting, timeout_s=self._timeout_s))
-        except WorkerGoneError as gone:
+        slot, answer = next(receive_any(waiting, timeout_s=self._timeout_s))
+        if isinstance(answer, WorkerGoneError):
             raise WorkerError(
-                f"worker process {gone.worker} {gone.reason} while {doing[gone.worker]}",
-                env_index=gone.worker,
-            ) from None
+                f"worker process {slot} {answer.reason} while {doing[slot]}", env_index=slot
+            )
         if isinstance(answer, str):
             last_line = answer.strip().splitlines()[-1]
             answer = WorkerError(

@@ -1,5 +1,6 @@
 """A share of a vector's environments, stepped one after the other, in this process or another."""
 
+import contextlib
 import traceback
 from collections.abc import Callable, Mapping
 from multiprocessing.connection import Connection
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 
 from bench_adapters._workers import ArrayBlock, Layout
 from bench_adapters.envs.base import EnvChunk, Environment
-from bench_adapters.errors import SimulatorUnavailableError, WorkerError
+from bench_adapters.errors import EnvFailure, SimulatorUnavailableError, WorkerError
 from bench_adapters.specs import ActionSpec
 
 # About the arguments or the machine, not about one environment: passed on as they are.
@@ -35,14 +36,18 @@ class EnvSpec(NamedTuple):
 class Share:
     """Environments ``first`` to ``first + count - 1`` of a vector.
 
-    A failure of an environment becomes a `WorkerError` that names it, except for a complaint about
-    the arguments or the machine while it is built.
+    An environment that fails is closed and becomes an `EnvFailure` in the answer; the others go on,
+    and its next reset builds it anew.
 
     Args:
         env_fn: Builds one environment.
         first: Index of the first one in the vector.
         count: How many there are.
         busy: ``busy[0]`` is set to the index of the environment at work, for whoever watches.
+
+    Raises:
+        WorkerError: If an environment cannot be built; a complaint about the arguments or the
+            machine (`BUILD_ERRORS`) is passed on as it is.
     """
 
     def __init__(
@@ -50,10 +55,13 @@ class Share:
     ) -> None:
         self.envs: dict[int, Environment] = {}
         self.arrays: Mapping[str, NDArray[Any]] = {}
+        self._env_fn = env_fn
         self._busy = busy
         try:
             for index in range(first, first + count):
-                self.envs[index] = self._guarded(index, "built", env_fn, passing=BUILD_ERRORS)
+                failure = self._guarded(index, "built", self._build, index, passing=BUILD_ERRORS)
+                if failure is not None:
+                    raise WorkerError(failure.summary, env_index=index, traceback=failure.traceback)
         except BaseException:
             self.close()
             raise
@@ -73,29 +81,40 @@ class Share:
             for index, env in self.envs.items()
         }
 
-    def reset(self, seeds: Mapping[int, int]) -> dict[int, str]:
+    def reset(self, seeds: Mapping[int, int]) -> dict[int, str | EnvFailure]:
         """Reset the environments of ``seeds`` and return their instructions."""
-        tasks = {}
-        for index, seed in seeds.items():
-            observation = self._guarded(index, "reset", self.envs[index].reset, seed)
-            self._guarded(index, "observed", self._store, index, observation)
-            tasks[index] = str(observation["task"])
-        return tasks
+        return {
+            index: self._guarded(index, "reset", self._reset, index, seed)
+            for index, seed in seeds.items()
+        }
 
-    def step(self, actions: Mapping[int, NDArray[np.float32]]) -> dict[int, EnvChunk]:
+    def step(self, actions: Mapping[int, NDArray[np.float32]]) -> dict[int, EnvChunk | EnvFailure]:
         """Execute a chunk in each environment of ``actions``; observations go to the arrays."""
-        chunks = {}
-        for index, chunk_actions in actions.items():
-            chunk = self._guarded(index, "stepped", self.envs[index].step_chunk, chunk_actions)
-            self._guarded(index, "observed", _check_chunk, chunk, len(chunk_actions))
-            self._guarded(index, "observed", self._store, index, chunk.observation)
-            chunks[index] = chunk._replace(observation={})
-        return chunks
+        return {
+            index: self._guarded(index, "stepped", self._step, index, chunk_actions)
+            for index, chunk_actions in actions.items()
+        }
 
     def close(self) -> None:
         """Close the environments."""
-        for index, env in self.envs.items():
-            self._guarded(index, "closed", env.close)
+        while self.envs:
+            self.envs.popitem()[1].close()
+
+    def _build(self, index: int) -> None:
+        self.envs[index] = self._env_fn()
+
+    def _reset(self, index: int, seed: int) -> str:
+        if index not in self.envs:
+            self._build(index)
+        observation = self.envs[index].reset(seed)
+        self._store(index, observation)
+        return str(observation["task"])
+
+    def _step(self, index: int, actions: NDArray[np.float32]) -> EnvChunk:
+        chunk = self.envs[index].step_chunk(actions)
+        _check_chunk(chunk, len(actions))
+        self._store(index, chunk.observation)
+        return chunk._replace(observation={})
 
     def _store(self, index: int, observation: Mapping[str, Any]) -> None:
         for key, rows in self.arrays.items():
@@ -107,7 +126,8 @@ class Share:
                 )
             if value.dtype.kind == "f" and not np.isfinite(value).all():
                 raise ValueError(f"observation {key!r} is not finite: {value}")
-            rows[index] = value
+        for key, rows in self.arrays.items():
+            rows[index] = observation[key]
 
     def _guarded(
         self,
@@ -123,12 +143,17 @@ class Share:
         except Exception as error:
             if type(error) in passing:
                 raise
-            raise WorkerError(
+            text = traceback.format_exc()
+            broken = self.envs.pop(index, None)
+            if broken is not None:
+                with contextlib.suppress(Exception):  # what failed may not close either
+                    broken.close()
+            return EnvFailure(
+                index,
                 f"environment {index} failed while it was being {doing}: "
                 f"{type(error).__name__}: {error}",
-                env_index=index,
-                traceback=traceback.format_exc(),
-            ) from error
+                text,
+            )
 
 
 def _check_chunk(chunk: EnvChunk, k: int) -> None:
@@ -145,8 +170,9 @@ def serve_share(
 ) -> None:
     """Run a `Share` on the far side of a pipe until the pipe closes.
 
-    Requests are ``(method, argument)``; answers are the method's result, a `WorkerFailure`, or one
-    of `BUILD_ERRORS`. ``("attach", (name, layout))`` maps the memory that observations go to.
+    Requests are ``(method, argument)``, answers the method's result. The first answer, unasked, is
+    `Share.specs`, an `EnvFailure` or one of `BUILD_ERRORS`. ``("attach", (name, layout))`` maps the
+    memory that observations go to.
 
     Args:
         connection: This side of the pipe.
@@ -172,9 +198,7 @@ def serve_share(
             else:
                 connection.send(getattr(share, method)(argument))
     except WorkerError as error:
-        connection.send(
-            WorkerFailure(error.summary, env_index=error.env_index, traceback=error.traceback)
-        )
+        connection.send(EnvFailure(error.env_index, error.summary, error.traceback))
     except BUILD_ERRORS as error:
         error.add_note(traceback.format_exc())
         connection.send(error)
@@ -185,14 +209,6 @@ def serve_share(
         if block is not None:
             block.close()
         busy.close()
-
-
-class WorkerFailure(NamedTuple):
-    """A `WorkerError` on its way through a pipe."""
-
-    summary: str
-    env_index: int
-    traceback: str
 
 
 def _as_layout(layout: Mapping[str, tuple[tuple[int, ...], str]]) -> Layout:

@@ -17,8 +17,14 @@ from numpy.typing import NDArray
 Layout = Mapping[str, tuple[tuple[int, ...], np.dtype[Any]]]
 """Shape and dtype of each array of a block."""
 
-# One thread per process: workers are the parallelism, and lavapipe (LP) would start one per core.
-_THREAD_LIMITS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "LP_NUM_THREADS")
+# One thread per process: workers are the parallelism. Lavapipe (LP) would start one per core; at 0
+# it draws in the thread that asks, which on a busy machine halves the wait for a frame.
+_THREAD_LIMITS = {
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    "LP_NUM_THREADS": "0",
+}
 
 
 class Worker(NamedTuple):
@@ -114,7 +120,7 @@ def _run(target: Callable[..., None], connection: Connection, *args: Any) -> Non
 def _limited_threads() -> Iterator[None]:
     """Set the limits where a spawned process finds them before its first import."""
     before = {name: os.environ.get(name) for name in _THREAD_LIMITS}
-    os.environ.update(dict.fromkeys(_THREAD_LIMITS, "1"))
+    os.environ.update(_THREAD_LIMITS)
     try:
         yield
     finally:
@@ -141,12 +147,11 @@ def _interrupts_held() -> Iterator[None]:
 def receive_any(workers: Mapping[int, Worker], *, timeout_s: float) -> Iterator[tuple[int, Any]]:
     """Yield the next message of each worker, in the order of arrival.
 
+    A worker that died yields a `WorkerGoneError`, as do those that have not answered in time.
+
     Args:
         workers: The workers that owe an answer, by index.
         timeout_s: How long the slowest may take, in seconds.
-
-    Raises:
-        WorkerGoneError: If one died or the time is over.
     """
     waiting = dict(workers)
     deadline = time.monotonic() + timeout_s
@@ -155,15 +160,18 @@ def receive_any(workers: Mapping[int, Worker], *, timeout_s: float) -> Iterator[
         handles |= {w.process.sentinel: i for i, w in waiting.items()}
         ready = wait(list(handles), timeout=max(0.0, deadline - time.monotonic()))
         if not ready:
-            raise WorkerGoneError(next(iter(waiting)), f"did not answer for {timeout_s:g} s")
+            for index in waiting:
+                yield index, WorkerGoneError(index, f"did not answer for {timeout_s:g} s")
+            return
         for index in sorted({handles[handle] for handle in ready}):  # type: ignore[index]
             worker = waiting.pop(index)
             try:
                 # A message may be left in the pipe of a worker that has exited.
-                yield index, worker.connection.recv()
+                message = worker.connection.recv()
             except (EOFError, ConnectionResetError):
                 worker.process.join(timeout=5.0)
-                raise WorkerGoneError(index, _how_it_ended(worker.process.exitcode)) from None
+                message = WorkerGoneError(index, _how_it_ended(worker.process.exitcode))
+            yield index, message
 
 
 def _how_it_ended(exit_code: int | None) -> str:

@@ -5,7 +5,7 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -101,7 +101,54 @@ def record(
     return 0
 
 
-def evaluate(
+ConverterOptions = Annotated[
+    tuple[str, ...],
+    tyro.conf.arg(
+        name="set",
+        metavar="KEY=VALUE",
+        help="Further arguments of the converter, such as actions=absolute (calvin), "
+        "instruction_type=unseen (robotwin) or fps=20 (maniskill); JSON or plain text.",
+    ),
+]
+
+
+def convert(
+    kind: tyro.conf.Positional[Literal["maniskill", "calvin", "robotwin"]],
+    source: tyro.conf.Positional[Path],
+    out: tyro.conf.Positional[Path],
+    /,
+    *,
+    cameras: tuple[str, ...] = (),
+    max_episodes: int | None = None,
+    options: ConverterOptions = (),
+    progress_bar: bool = True,
+) -> int:
+    """Turn a benchmark's own demonstrations into a LeRobot v3.0 dataset.
+
+    Stopped, it goes on from where it was when it is started again with the same options.
+
+    Args:
+        kind: Whose layout the source has.
+        source: ManiSkill's trajectory .h5, a CALVIN split, or RoboTwin's folder of episodes.
+        out: Folder of the dataset.
+        cameras: Cameras to keep, by the benchmark's names; the converter's own choice when none.
+        max_episodes: Stop after so many.
+        options: Further arguments of the converter.
+        progress_bar: Show one.
+    """
+    converter = importlib.import_module(f"bench_adapters.converters.{kind}")
+    arguments = _parse_env_kwargs(options) | ({"cameras": cameras} if cameras else {})
+    summary = getattr(converter, f"convert_{kind}")(
+        source, out, max_episodes=max_episodes, progress_bar=progress_bar, **arguments
+    )
+    print(
+        f"{summary.root}: {summary.num_episodes} episodes ({summary.num_new_episodes} new), "
+        f"{summary.num_frames} frames"
+    )
+    return 0
+
+
+def evaluate(  # noqa: PLR0913  # options of a command
     env: tyro.conf.Positional[str],
     /,
     *,
@@ -112,6 +159,8 @@ def evaluate(
     num_envs: int = 8,
     num_workers: int = 0,
     deterministic: bool = False,
+    videos: int = 0,
+    max_errors: int = 10,
     env_kwargs: EnvKwargs = (),
     progress_bar: bool = True,
 ) -> int:
@@ -128,6 +177,8 @@ def evaluate(
         num_envs: Environments stepped together.
         num_workers: Worker processes; 0 steps in this one.
         deterministic: Ask the policy for its mode in place of a sample.
+        videos: Film the first so many episodes, into <out>.videos.
+        max_errors: Episodes that the simulator may fail to run, twice each, before it is given up.
         env_kwargs: Arguments of the environment.
         progress_bar: Show one.
     """
@@ -150,6 +201,8 @@ def evaluate(
             deterministic=deterministic,
             make_generator=getattr(chosen, "make_generator", _make_generator),
             out=out,
+            videos=videos,
+            max_errors=max_errors,
             env_id=env,
             policy_name=policy,
             progress_bar=progress_bar,
@@ -161,7 +214,9 @@ def evaluate(
             f"{rate['count']:.0f} of {rate['total']:.0f}"
         )
     print(out)
-    return 0
+    for error in result.errors:
+        print(f"not run: episode {error.episode} of seed {error.seed}: {error.message}")
+    return int(bool(result.errors))
 
 
 def _load_factory(name: str) -> Any:
@@ -204,13 +259,14 @@ def main() -> None:
         "doctor": doctor,
         "list": list_envs,
         "record": record,
+        "convert": convert,
         "evaluate": evaluate,
     }
     try:
         code: int = tyro.extras.subcommand_cli_from_dict(
             commands,
             prog="bench-adapters",
-            description="Robot benchmarks: set up, list, record demonstrations, evaluate policies.",
+            description="Robot benchmarks: set up, record, convert, evaluate.",
         )
     except KeyboardInterrupt:
         print("interrupted; start it again to go on", file=sys.stderr)

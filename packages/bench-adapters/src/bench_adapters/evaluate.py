@@ -1,21 +1,22 @@
 """Evaluation: every seed once, finished episodes kept, timeouts counted as failures."""
 
-import json
-import os
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from tqdm import tqdm
 
-from bench_adapters._files import read_json, replacing, require_writable, write_json
+from bench_adapters._files import read_json
+from bench_adapters._journal import Journal, Record
+from bench_adapters._waves import IMAGES, Outcome, Wave, run_wave
+from bench_adapters.errors import WorkerError
 from bench_adapters.functional.scores import success_summary
 from bench_adapters.specs import check_specs
-from bench_adapters.types import EpisodeResult, EvaluationResult, Observation, Policy, VectorEnv
+from bench_adapters.types import EpisodeError, EpisodeResult, EvaluationResult, Policy, VectorEnv
+from bench_adapters.video import write_video
 
 __all__ = ["SCHEMA_VERSION", "evaluate", "read_result"]
 
@@ -23,7 +24,7 @@ SCHEMA_VERSION = 1
 """Of the result file."""
 
 
-def evaluate(
+def evaluate(  # noqa: PLR0913  # settings of a run, by name
     policy: Policy,
     env: VectorEnv,
     *,
@@ -31,6 +32,8 @@ def evaluate(
     deterministic: bool = False,
     make_generator: Callable[[int], Any] | None = None,
     out: Path | str | None = None,
+    videos: int | Collection[int] = 0,
+    max_errors: int = 10,
     suite: str = "",
     env_id: str = "",
     policy_name: str = "",
@@ -42,6 +45,14 @@ def evaluate(
     episodes go to ``<out>.partial.jsonl``, from which a run that was stopped goes on, with the same
     result as one that was not if the policy draws from the generator alone.
 
+    Success counts twice: *once*, at any step, and *at end*, at the last one. Where the environment
+    ends an episode at its success the two agree; where it goes on (`ManiSkillEnvironment` with
+    ``ignore_terminations``, ``put_on_plate``) something may be undone again. A time limit without
+    success is a failure.
+
+    An episode that is lost to its simulator (`WorkerError`) is begun once more with the same seed;
+    the second time it is recorded under ``errors``, which no rate counts, and the run goes on.
+
     Args:
         policy: Chooses action chunks; a ``versions`` dict of it is stored if there is one, and
             what it declares of its actions and observations is compared first (`check_specs`).
@@ -51,6 +62,10 @@ def evaluate(
         make_generator: Called with a wave's first seed at its start; what it returns is handed to
             the policy. None hands over None.
         out: File for the result, as JSON.
+        videos: Film the first so many episodes, or those of these seeds, as
+            ``<out>.videos/episode_<number>_seed_<seed>.mp4``: all cameras side by side in simulated
+            time, with the one frame per chunk that the policy saw.
+        max_errors: Episodes that may be recorded under ``errors`` before the run is given up.
         suite: Name of the protocol, for the record.
         env_id: Name of the environment; ``env.env_id`` when empty.
         policy_name: Name of the policy; its class when empty.
@@ -58,14 +73,18 @@ def evaluate(
 
     Raises:
         SpecMismatchError: If the policy was made for other actions or observations.
+        TypeError: If the policy's answer holds no numbers.
         ValueError: If an argument is out of range, ``out`` was begun with other settings, or the
-            policy's actions are of the wrong shape or not finite.
+            policy's actions are of the wrong shape or not finite; finished waves are kept.
         FileExistsError: If ``out`` exists.
         PermissionError: If ``out`` cannot be written.
-        WorkerError: If an environment fails; finished waves are kept.
+        WorkerError: If more than ``max_errors`` episodes, or all, cannot be run; finished waves are
+            kept.
     """
     if not len(seeds) or min(seeds) < 0:
         raise ValueError(f"Expected at least one seed ≥ 0 in `seeds`, got {list(seeds)}.")
+    if max_errors < 0:
+        raise ValueError(f"Expected `max_errors` ≥ 0, got {max_errors}.")
     check_specs(policy, env)
     header: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
@@ -75,38 +94,32 @@ def evaluate(
         "deterministic": deterministic,
         "num_envs": env.num_envs,
         "seeds": [int(seed) for seed in seeds],
+        "videos": _filmed(videos, seeds, env, out),
     }
-    journal = _Journal(Path(out), header) if out is not None else None
-    episodes = journal.episodes if journal else []
+    journal = Journal(Path(out), header) if out is not None else None
+    records = journal.records if journal else []
     with tqdm(
         total=len(seeds),
-        initial=len(episodes),
+        initial=len(records),
         desc="evaluating",
         unit="episode",
         disable=not progress_bar,
     ) as bar:
-        while len(episodes) < len(seeds):
-            first = len(episodes)
-            wave_seeds = header["seeds"][first : first + env.num_envs]
-            generator = make_generator(wave_seeds[0]) if make_generator else None
-            wave = _run_wave(policy, env, wave_seeds, first, generator, deterministic=deterministic)
-            episodes += wave
+        while len(records) < len(seeds):
+            _raise_if_hopeless(records, max_errors)
+            wave = _next_wave(header, len(records))
+            outcome = run_wave(policy, env, wave, make_generator, deterministic=deterministic)
+            if out is not None:  # before the journal, so that a finished wave has its videos
+                _write_videos(Path(out), outcome, wave, getattr(env, "fps", 1))
             if journal:
-                journal.append(wave)
-            bar.update(len(wave))
-            rate = sum(episode.success_once for episode in episodes) / len(episodes)
+                journal.append(outcome.records)
+            records += outcome.records
+            bar.update(len(outcome.records))
+            played = [record for record in records if isinstance(record, EpisodeResult)]
+            rate = sum(episode.success_once for episode in played) / max(1, len(played))
             bar.set_postfix(success=f"{rate:.0%}")
-    result = EvaluationResult(
-        schema_version=SCHEMA_VERSION,
-        suite=header["suite"],
-        env_id=header["env_id"],
-        policy=header["policy"],
-        deterministic=deterministic,
-        episodes=episodes,
-        success_once=success_summary([episode.success_once for episode in episodes]),
-        success_at_end=success_summary([episode.success_at_end for episode in episodes]),
-        versions=_versions(policy, env),
-    )
+    _raise_if_hopeless(records, min(max_errors, len(records) - 1))
+    result = _summarize(header, records, _versions(policy, env))
     if journal:
         journal.finish(result)
     return result
@@ -127,92 +140,76 @@ def read_result(path: Path | str) -> EvaluationResult:
         )
     try:
         episodes = [EpisodeResult(**episode) for episode in content.pop("episodes")]
-        return EvaluationResult(episodes=episodes, **content)
+        errors = [EpisodeError(**error) for error in content.pop("errors")]
+        return EvaluationResult(episodes=episodes, errors=errors, **content)
     except (KeyError, TypeError) as error:
         raise ValueError(
             f"{path} is not a complete evaluation ({error}); evaluate again"
         ) from error
 
 
-def _run_wave(
-    policy: Policy,
-    env: VectorEnv,
-    seeds: Sequence[int],
-    first: int,
-    generator: Any,
-    *,
-    deterministic: bool,
-) -> list[EpisodeResult]:
-    n, used = env.num_envs, len(seeds)
-    live = np.arange(n) < used
-    padded = [*seeds, *[seeds[-1]] * (n - used)]  # seeds outside the mask are not read
-    obs, _ = env.reset(seed=padded, options={"reset_mask": live.copy()})
-    length = np.zeros(n, int)
-    episode_return = np.zeros(n)
-    once, at_end = np.zeros(n, bool), np.zeros(n, bool)
-    while live.any():
-        output = policy.act(obs, generator=generator, deterministic=deterministic)
-        actions = checked_actions(output.actions, obs, live=live, steps=length)
-        chunk = env.step_chunk(actions)
-        executed = chunk.valid.sum(axis=1)
-        if (live & (executed == 0)).any() or length.max() > env.max_episode_steps:
-            index = int(np.argmax(live & (executed == 0)))
-            raise RuntimeError(
-                f"environment {index} neither moves nor ends after {length[index]} steps; its "
-                f"time limit is {env.max_episode_steps}"
-            )
-        success = chunk.info["success"] & chunk.valid
-        last = np.maximum(executed - 1, 0)
-        at_end = np.where(executed > 0, success[np.arange(n), last], at_end)
-        once |= success.any(axis=1)
-        length += executed
-        episode_return += np.where(chunk.valid, chunk.reward, 0.0).sum(axis=1)
-        live &= ~(chunk.terminated | chunk.truncated).any(axis=1)
-        obs = chunk.observation
-    return [
-        EpisodeResult(
-            episode=first + i,
-            seed=int(seeds[i]),
-            success_once=bool(once[i]),
-            success_at_end=bool(at_end[i]),
-            length=int(length[i]),
-            episode_return=float(episode_return[i]),
+def _filmed(
+    videos: int | Collection[int], seeds: Sequence[int], env: VectorEnv, out: Path | str | None
+) -> list[int]:
+    """Return the numbers of the episodes to film."""
+    if isinstance(videos, int):
+        if videos < 0:
+            raise ValueError(f"Expected `videos` ≥ 0, got {videos}.")
+        numbers = list(range(min(videos, len(seeds))))
+    else:
+        unknown = set(videos) - set(seeds)
+        if unknown:
+            raise ValueError(f"Expected `videos` to be of `seeds`, got {sorted(unknown)} too.")
+        numbers = [number for number, seed in enumerate(seeds) if seed in set(videos)]
+    if numbers and out is None:
+        raise ValueError(f"Expected `out`, beside which the {len(numbers)} `videos` go, got None.")
+    space = getattr(env, "single_observation_space", None)
+    if numbers and space is not None and not any(IMAGES in key for key in space):
+        raise ValueError("Expected an environment with a camera for `videos`, it has none.")
+    return numbers
+
+
+def _next_wave(header: dict[str, Any], first: int) -> Wave:
+    seeds = header["seeds"][first : first + header["num_envs"]]
+    return Wave(
+        first, seeds, frozenset(n - first for n in header["videos"] if 0 <= n - first < len(seeds))
+    )
+
+
+def _write_videos(out: Path, outcome: Outcome, wave: Wave, fps: int) -> None:
+    for row, film in sorted(outcome.films.items()):
+        name = f"episode_{wave.first + row:06d}_seed_{wave.seeds[row]}.mp4"
+        path = out.with_name(f"{out.name}.videos") / name
+        write_video(path, np.stack(film.frames), max(1, round(fps / film.steps_per_frame)))
+
+
+def _raise_if_hopeless(records: Sequence[Record], max_errors: int) -> None:
+    errors = [record for record in records if isinstance(record, EpisodeError)]
+    if len(errors) > max_errors:
+        last = errors[-1]
+        raise WorkerError(
+            f"{len(errors)} of {len(records)} episodes could not be run, twice each; the last was "
+            f"episode {last.episode} of seed {last.seed}: {last.message}",
+            env_index=-1,
         )
-        for i in range(used)
-    ]
 
 
-def checked_actions(
-    actions: Any, obs: Observation, *, live: NDArray[np.bool_], steps: NDArray[Any]
-) -> NDArray[np.float32]:
-    """Turn a policy's actions into an array.
-
-    Args:
-        actions: ``(n, k, a)``, an array or a tensor on any device.
-        obs: What they answer.
-        live: ``(n,)``, the rows that will be executed; the others may hold anything.
-        steps: ``(n,)``, primitive steps executed so far, for the message.
-
-    Raises:
-        ValueError: If the shape is wrong or a live row is not finite.
-    """
-    if hasattr(actions, "detach"):  # a torch tensor, maybe bfloat16 or on another device
-        actions = actions.detach().float().cpu()
-    array = np.asarray(actions, np.float32)
-    n = len(obs["task"])
-    if array.ndim != 3 or len(array) != n or array.shape[1] < 1:
-        raise ValueError(
-            f"the policy returned actions of shape {array.shape} at step {int(steps.max())}; "
-            f"expected ({n}, k, a) with k ≥ 1"
-        )
-    bad = ~np.isfinite(array) & live[:, None, None]
-    if bad.any():
-        env, step, dim = np.argwhere(bad)[0]
-        raise ValueError(
-            f"the policy returned {array[env, step, dim]} for environment {env} at step "
-            f"{steps[env] + step}, action dimension {dim}; expected finite numbers"
-        )
-    return array
+def _summarize(
+    header: dict[str, Any], records: Sequence[Record], versions: dict[str, str]
+) -> EvaluationResult:
+    episodes = [record for record in records if isinstance(record, EpisodeResult)]
+    return EvaluationResult(
+        schema_version=SCHEMA_VERSION,
+        suite=header["suite"],
+        env_id=header["env_id"],
+        policy=header["policy"],
+        deterministic=header["deterministic"],
+        episodes=episodes,
+        success_once=success_summary([episode.success_once for episode in episodes]),
+        success_at_end=success_summary([episode.success_at_end for episode in episodes]),
+        versions=versions,
+        errors=[record for record in records if isinstance(record, EpisodeError)],
+    )
 
 
 def _versions(policy: Policy, env: VectorEnv) -> dict[str, str]:
@@ -223,54 +220,3 @@ def _versions(policy: Policy, env: VectorEnv) -> dict[str, str]:
         **getattr(env, "versions", {}),
         **getattr(policy, "versions", {}),
     }
-
-
-class _Journal:
-    """The finished waves of an evaluation, on disk."""
-
-    def __init__(self, out: Path, header: dict[str, Any]) -> None:
-        self._out = out
-        self._path = out.with_name(f"{out.name}.partial.jsonl")
-        if out.exists():
-            raise FileExistsError(f"{out} exists; remove it or choose another file")
-        require_writable(out.parent)
-        self.episodes = self._load(header) if self._path.exists() else []
-        with replacing(self._path) as temporary, temporary.open("w") as file:
-            file.write(json.dumps(header) + "\n")
-            file.writelines(json.dumps(episode._asdict()) + "\n" for episode in self.episodes)
-
-    def append(self, wave: Sequence[EpisodeResult]) -> None:
-        """Add the episodes of a wave."""
-        with self._path.open("a") as file:
-            file.writelines(json.dumps(episode._asdict()) + "\n" for episode in wave)
-            file.flush()
-            os.fsync(file.fileno())
-
-    def finish(self, result: EvaluationResult) -> None:
-        """Write the result and drop the journal."""
-        content = result._asdict() | {"episodes": [e._asdict() for e in result.episodes]}
-        write_json(self._out, content)
-        self._path.unlink()
-
-    def _load(self, header: dict[str, Any]) -> list[EpisodeResult]:
-        """Read the complete waves; a line or a wave that was cut off is run again."""
-        complete, newline, _ = self._path.read_text().rpartition("\n")
-        lines = complete.split("\n")
-        try:
-            found = json.loads(lines[0])
-            episodes = [EpisodeResult(**json.loads(line)) for line in lines[1:]]
-        except (ValueError, TypeError) as error:
-            if not newline:
-                return []
-            raise ValueError(
-                f"{self._path} is damaged ({error}); remove it to start again"
-            ) from error
-        if found != header:
-            different = sorted(k for k in header if found.get(k) != header[k])
-            raise ValueError(
-                f"{self._path} was begun with other {', '.join(different)}; repeat the old "
-                f"settings, or remove it to start again"
-            )
-        if len(episodes) == len(header["seeds"]):
-            return episodes
-        return episodes[: len(episodes) // header["num_envs"] * header["num_envs"]]

@@ -3,6 +3,7 @@
 import os
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -75,11 +76,16 @@ class FaultyEnvironment(ReachEnvironment):
             its space) or ``nan`` (a reward that is not finite).
         seed: The episode in which it happens.
         at_build: Go wrong in the constructor.
+        once: A file that is made when it goes wrong; where it exists, all goes well. So a fault
+            passes, even in another process.
     """
 
-    def __init__(self, *, fault: str, seed: int = 1, at_build: bool = False) -> None:
+    def __init__(
+        self, *, fault: str, seed: int = 1, at_build: bool = False, once: Path | None = None
+    ) -> None:
         super().__init__()
         self._fault, self._fault_seed, self._seed = fault, seed, -1
+        self._once = once
         if at_build:
             self._go_wrong()
 
@@ -91,8 +97,10 @@ class FaultyEnvironment(ReachEnvironment):
     def step_chunk(self, actions: NDArray[np.float32]) -> EnvChunk:
         """Go wrong in the episode of the faulty seed."""
         chunk = super().step_chunk(actions)
-        if self._seed != self._fault_seed:
+        if self._seed != self._fault_seed or (self._once is not None and self._once.exists()):
             return chunk
+        if self._once is not None:
+            self._once.touch()
         if self._fault == "shape":
             return chunk._replace(
                 observation=chunk.observation | {"observation.state": np.zeros(3, np.float32)}

@@ -96,11 +96,22 @@ class EpisodeResult(NamedTuple):
     success_once: bool
     """True when any step of the episode was a success."""
     success_at_end: bool
-    """True when the last executed step was a success."""
+    """True when the last executed step was a success. It differs from ``success_once`` only where
+    the environment goes on after a success."""
     length: int
     """Primitive steps executed."""
     episode_return: float
     """Sum of the environment's own rewards, undiscounted."""
+
+
+class EpisodeError(NamedTuple):
+    """An evaluation episode whose simulator failed each time it was run."""
+
+    episode: int
+    """Position in the list of episodes that was asked for."""
+    seed: int
+    message: str
+    """One line on the last failure."""
 
 
 class EvaluationResult(NamedTuple):
@@ -112,8 +123,11 @@ class EvaluationResult(NamedTuple):
     policy: str
     deterministic: bool
     episodes: list[EpisodeResult]
+    """Those that were played to their end."""
     success_once: Mapping[str, float]
     """``count``, ``total``, ``rate``, ``low``, ``high`` (Wilson 95 %)."""
     success_at_end: Mapping[str, float]
     """As ``success_once``, for the last step."""
     versions: Mapping[str, str]
+    errors: Sequence[EpisodeError] = ()
+    """Episodes that no rate counts, because they say nothing about the policy."""

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from bench_adapters._backends import InProcess, Workers
 from bench_adapters._shares import EnvFactory
-from bench_adapters.envs.base import EnvChunk
+from bench_adapters.errors import EnvFailure, WorkerError
 from bench_adapters.types import ChunkStep, Info, Observation
 
 __all__ = ["ProcessVectorEnv"]
@@ -29,6 +29,12 @@ class ProcessVectorEnv(VectorEnv[Observation, NDArray[np.float32], NDArray[Any]]
     With worker processes each worker owns a fixed, contiguous share of the environments, frames and
     states come through shared memory, and an episode does not depend on the number of workers. A
     script that starts workers needs the ``if __name__ == "__main__":`` guard.
+
+    An environment that raises, hangs, dies or gives numbers that cannot be right is reported once,
+    as a `WorkerError` that also holds what the call gave for the others. It counts as ended, and
+    its next reset builds it anew, in a new process where the old one was lost; so
+    ``reset(seed=…, options={"reset_mask": mask})`` goes on with the vector. In a worker it loses
+    its own episode only, unless the process dies or hangs: then all of that worker's.
 
     Args:
         env_fn: Builds one `Environment`; picklable when there are workers.
@@ -88,6 +94,8 @@ class ProcessVectorEnv(VectorEnv[Observation, NDArray[np.float32], NDArray[Any]]
         self.action_space = batch_space(spec.action_space, num_envs)
         self._tasks = [""] * num_envs
         self._ended = np.ones(num_envs, bool)
+        self._seed_of = np.full(num_envs, -1)
+        self._elapsed = np.zeros(num_envs, int)
         self._was_reset = False
 
     def reset(
@@ -111,16 +119,20 @@ class ProcessVectorEnv(VectorEnv[Observation, NDArray[np.float32], NDArray[Any]]
 
         Raises:
             ValueError: If ``seed`` or ``options`` do not fit.
-            WorkerError: If an environment fails; the vector is closed then.
+            WorkerError: If an environment fails; it counts as ended, ``result`` holds the rest.
         """
         mask = self._reset_mask(options)
         seeds = self._seeds(seed)
-        tasks = self._call("reset", {int(i): int(seeds[i]) for i in np.flatnonzero(mask)})
+        tasks, failures = self._call("reset", {int(i): int(seeds[i]) for i in np.flatnonzero(mask)})
         for index, task in tasks.items():
             self._tasks[index] = task
-        self._ended &= ~mask
+        done = np.isin(np.arange(self.num_envs), list(tasks))
+        self._ended &= ~done
+        self._seed_of[mask], self._elapsed[mask] = seeds[mask], 0
         self._was_reset = True
-        return self._observation(), {"seed": seeds, "_seed": mask}
+        result: tuple[Observation, Info] = (self._observation(), {"seed": seeds, "_seed": done})
+        self._raise_for(failures, result)
+        return result
 
     def step(
         self, actions: NDArray[np.float32]
@@ -157,15 +169,14 @@ class ProcessVectorEnv(VectorEnv[Observation, NDArray[np.float32], NDArray[Any]]
         Raises:
             ValueError: If the shape is wrong or an action is not finite.
             gymnasium.error.ResetNeeded: If no environment was ever reset.
-            WorkerError: If an environment fails; the vector is closed then.
+            WorkerError: If an environment fails; it counts as ended, ``result`` holds the chunk of
+                the others, and ``valid`` is false in its row.
         """
         if not self._was_reset:
             raise ResetNeeded("call `reset` before `step` and `step_chunk`")
         live = ~self._ended
         actions = self._checked_actions(actions, live)
-        chunks: dict[int, EnvChunk] = self._call(
-            "step", {int(i): actions[i] for i in np.flatnonzero(live)}
-        )
+        chunks, failures = self._call("step", {int(i): actions[i] for i in np.flatnonzero(live)})
         shape = actions.shape[:2]
         reward = np.zeros(shape, np.float32)
         terminated, truncated, valid, success = (np.zeros(shape, bool) for _ in range(4))
@@ -179,20 +190,48 @@ class ProcessVectorEnv(VectorEnv[Observation, NDArray[np.float32], NDArray[Any]]
         self._ended |= ended
         observation = self._observation()
         info: Info = {"success": success, "final_obs": dict(observation), "_final_obs": ended}
-        return ChunkStep(observation, reward, terminated, truncated, valid, info)
+        result = ChunkStep(observation, reward, terminated, truncated, valid, info)
+        self._elapsed += valid.sum(axis=1)
+        self._raise_for(failures, result)
+        return result
 
     def close_extras(self, **kwargs: Any) -> None:
         """End the workers and free the shared memory; `close` calls this once."""
         self._backend.close()
 
-    def _call(self, method: str, arguments: dict[int, Any]) -> dict[int, Any]:
+    def _call(
+        self, method: str, arguments: dict[int, Any]
+    ) -> tuple[dict[int, Any], list[EnvFailure]]:
         if self.closed:
             raise ValueError(f"the vector environment is closed; build a new one to `{method}`")
         try:
-            return self._backend.call(method, arguments)
+            answers = self._backend.call(method, arguments)
         except BaseException:
-            self.close()  # environments stopped somewhere inside a step: nothing to go on from
+            self.close()  # interrupted in the middle of a call: nothing to go on from
             raise
+        failures = [answer for answer in answers.values() if isinstance(answer, EnvFailure)]
+        self._ended[[failure.env_index for failure in failures]] = True
+        lost = {failure.env_index for failure in failures}
+        return {index: answers[index] for index in answers.keys() - lost}, failures
+
+    def _raise_for(self, failures: list[EnvFailure], result: Any) -> None:
+        """Report environments that failed, with how far their episodes had come."""
+        if not failures:
+            return
+        first, *others = [
+            failure._replace(
+                summary=f"{failure.summary} (after {self._elapsed[failure.env_index]} steps of the "
+                f"episode of seed {self._seed_of[failure.env_index]})"
+            )
+            for failure in sorted(failures, key=lambda failure: failure.bystander)
+        ]
+        raise WorkerError(
+            first.summary,
+            env_index=first.env_index,
+            traceback=first.traceback,
+            failures=(first, *others),
+            result=result,
+        )
 
     def _observation(self) -> Observation:
         arrays = {key: rows.copy() for key, rows in self._backend.arrays.items()}

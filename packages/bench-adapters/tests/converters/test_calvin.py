@@ -76,6 +76,18 @@ def test_converts_every_window(split: Path, tmp_path: Path) -> None:
     assert episodes["seed"] == [100, 104, 130]
 
 
+def test_the_command_line_gives_the_same_dataset(split: Path, tmp_path: Path) -> None:
+    convert_calvin(split, tmp_path / "a", actions="absolute", cameras=("gripper",), max_episodes=2)
+    command = [sys.executable, "-m", "bench_adapters", "convert", "calvin", str(split)]
+    options = ["--set", "actions=absolute", "--cameras", "gripper", "--max-episodes", "2"]
+    done = subprocess.run(
+        [*command, str(tmp_path / "b"), *options], capture_output=True, text=True, check=True
+    )
+    assert "b: 2 episodes (2 new), 27 frames" in done.stdout
+    file = "data/chunk-000/file-000.parquet"
+    assert pq.read_table(tmp_path / "a" / file).equals(pq.read_table(tmp_path / "b" / file))
+
+
 def test_a_doctor_finds_nothing_wrong(split: Path, tmp_path: Path) -> None:
     pytest.importorskip("lerobot_doctor", reason="lerobot-doctor is not installed")
     convert_calvin(split, tmp_path / "out", actions="absolute", progress_bar=False)

@@ -55,11 +55,21 @@ def test_rows_are_those_of_the_trajectories(recorded, tmp_path):
             states = np.array([row["observation.state"] for row in mine])
             np.testing.assert_allclose(states[:, :9], trajectory["obs/agent/qpos"][:4], rtol=1e-6)
             assert [row["next.done"] for row in mine] == [False] * 3 + [True]
+    again = [sys.executable, "-m", "bench_adapters", "convert", "maniskill", str(recorded)]
+    options = [str(tmp_path / "again"), "--max-episodes", "1", "--cameras", "base_camera"]
+    shown = subprocess.run([*again, *options], capture_output=True, text=True, check=True)
+    assert "again: 1 episodes (1 new), 4 frames" in shown.stdout
     command = [sys.executable, "-m", "lerobot_doctor.cli", "check", str(root)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert "PASS" in done.stdout, done.stderr
     assert "FAIL" not in done.stdout, done.stdout
     assert convert_maniskill(recorded, root, progress_bar=False).num_new_episodes == 0
+
+
+@pytest.mark.parametrize("number", [0, -1])
+def test_a_number_of_episodes_is_positive(tmp_path, number):
+    with pytest.raises(ValueError, match=f"`max_episodes`, got {number}"):
+        convert_maniskill("demos.h5", tmp_path / "a", max_episodes=number)
 
 
 @pytest.mark.simulator

@@ -88,6 +88,17 @@ def test_both_layouts_give_the_same_dataset(source: Path, tmp_path: Path) -> Non
     assert tasks == ["seen 2", "seen 10"]  # in the order of the numbers
 
 
+def test_the_command_line_converts_too(source: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "bench_adapters", "convert", "robotwin", str(source)]
+    done = subprocess.run(
+        [*command, str(tmp_path / "out"), "--set", "instruction_type=unseen"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "out: 2 episodes (2 new), 21 frames" in done.stdout
+
+
 def test_colours_are_right(source: Path, tmp_path: Path) -> None:
     av = pytest.importorskip("av")
     convert_robotwin(source, tmp_path / "out", progress_bar=False, max_episodes=1)

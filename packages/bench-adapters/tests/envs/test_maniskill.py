@@ -72,6 +72,23 @@ def test_episode_does_not_depend_on_what_ran_before(env):
         np.testing.assert_array_equal(first_end.observation[key], again_end.observation[key])
 
 
+def test_grasps_are_those_that_maniskill_tells(env):
+    agent, cube = env.env.agent, env.env.cube
+    assert "is_grasping" in vars(agent)  # ours
+    answers = set()
+    for seed in (1, 2):
+        env.reset(seed)
+        expert = env.make_expert(noise=0.1, failure="drop", rng=np.random.default_rng(seed))
+        expert.reset()
+        for _ in range(45):
+            env.step_chunk(expert.act()[0][None])
+            for arguments in ((), (2.0, 20), (0.0, 85)):
+                ours, stock = agent.is_grasping(cube, *arguments), type(agent).is_grasping
+                assert ours.tolist() == stock(agent, cube, *arguments).tolist(), arguments
+            answers.add(bool(agent.is_grasping(cube)))
+    assert answers == {True, False}
+
+
 def test_time_limit_truncates_inside_a_chunk(env):
     env.reset(0)
     still = np.zeros((env.max_episode_steps + 3, 4), np.float32)

@@ -44,7 +44,8 @@ def convert_maniskill(
         progress_bar: Show one.
 
     Raises:
-        ValueError: If the file has no pictures or states, or a camera is not in it.
+        ValueError: If the file has no pictures or states, a camera is not in it, or
+            ``max_episodes`` is not positive.
         FileNotFoundError: If one of the two files is missing.
         FileExistsError: If ``root`` holds something else.
         BenchAdaptersError: If h5py is not installed.
@@ -55,6 +56,8 @@ def convert_maniskill(
         raise BenchAdaptersError(
             f"reading HDF5 needs h5py ({error}); run `pip install 'bench-adapters[hdf5]'`"
         ) from error
+    if max_episodes is not None and max_episodes < 1:
+        raise ValueError(f"Expected positive `max_episodes`, got {max_episodes}.")
     path = Path(source)
     described = json.loads(path.with_suffix(".json").read_text())
     env_id = str(described["env_info"]["env_id"])

@@ -10,6 +10,7 @@ from mani_skill.sensors.camera import parse_camera_configs
 from numpy.typing import NDArray
 
 from bench_adapters.envs._control import SetAction, direct_controller
+from bench_adapters.envs._grasp import direct_grasp
 from bench_adapters.envs._visuals import decimate_scene
 
 
@@ -55,6 +56,7 @@ def lean(
         def _after_reconfigure(self, options: dict[str, Any]) -> None:
             super()._after_reconfigure(options)
             self._set_action = _direct(self.agent)
+            _tell_grasps_directly(self.agent)
 
         def get_obs(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
             return {}  # `ManiSkillEnvironment` observes when a policy reads
@@ -71,8 +73,16 @@ def lean(
 
 def can_grasp(agent: Any) -> bool:
     """Return whether a robot, or one of several, tells grasps."""
-    agents = getattr(agent, "agents", [agent])
-    return any(type(one).is_grasping is not BaseAgent.is_grasping for one in agents)
+    return any(type(one).is_grasping is not BaseAgent.is_grasping for one in _robots(agent))
+
+
+def _tell_grasps_directly(agent: Any) -> None:
+    for one in _robots(agent):
+        one.is_grasping = direct_grasp(one) or one.is_grasping
+
+
+def _robots(agent: Any) -> list[Any]:
+    return list(getattr(agent, "agents", [agent]))
 
 
 def _advance(env: Any, action: NDArray[np.float32], set_action: SetAction | None) -> None:

@@ -8,7 +8,15 @@ import numpy as np
 import sapien
 from numpy.typing import NDArray
 
-from bench_adapters.functional.meshes import affine_texture_map, creased_normals, weld_vertices
+from bench_adapters.functional.meshes import (
+    affine_texture_map,
+    creased_normals,
+    is_planar,
+    weld_vertices,
+)
+
+PLANE_TRIANGLES = 32
+"""What is left of a flat mesh."""
 
 _MESHES: dict[str, tuple[NDArray[Any], ...]] = {}  # simplified once per process, by content
 
@@ -88,6 +96,8 @@ def _simplified(
     ).hexdigest()
     if key not in _MESHES:
         points, faces = weld_vertices(vertices, triangles.astype(np.int64))
+        if is_planar(points):  # a tessellated floor loses nothing
+            target = min(target, PLANE_TRIANGLES)
         if len(faces) > target:
             points, faces = fast_simplification.simplify(
                 points.astype(np.float32), faces.astype(np.int32), target_count=target

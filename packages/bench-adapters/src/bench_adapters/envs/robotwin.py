@@ -246,13 +246,13 @@ class RoboTwinEnvironment:
 
     def _receive(self, doing: str) -> Any:
         assert self._worker is not None
-        try:
-            _, (kind, content) = next(receive_any({0: self._worker}, timeout_s=self._timeout_s))
-        except WorkerGoneError as gone:
+        _, answer = next(receive_any({0: self._worker}, timeout_s=self._timeout_s))
+        if isinstance(answer, WorkerGoneError):
             self.close()
             raise BenchAdaptersError(
-                f"RoboTwin's process {gone.reason} while {doing} for {self.env_id}"
-            ) from None
+                f"RoboTwin's process {answer.reason} while {doing} for {self.env_id}"
+            )
+        kind, content = answer
         if kind == "result":
             return content
         if isinstance(content, Exception):

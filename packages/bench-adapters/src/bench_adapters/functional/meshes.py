@@ -39,10 +39,11 @@ def weld_vertices(
 def creased_normals(
     vertices: FloatArray, triangles: IndexArray, *, crease_deg: float = 40.0
 ) -> tuple[FloatArray, IndexArray, FloatArray]:
-    """Give each face corner its own vertex and a normal that is smooth within a crease angle.
+    """Give each face corner a normal that is smooth within a crease angle.
 
     The normal of a corner is the area-weighted mean of the normals of the faces around its vertex
-    that bend by less than ``crease_deg`` from the corner's own face.
+    that bend by less than ``crease_deg`` from the corner's own face. Corners that agree on position
+    and normal share a vertex: a software renderer pays by the vertex.
 
     Args:
         vertices: ``(v, 3)``.
@@ -50,7 +51,7 @@ def creased_normals(
         crease_deg: Edges sharper than this angle, in degrees, stay sharp.
 
     Returns:
-        Vertices ``(3 f, 3)``, triangles ``(f, 3)`` and unit normals ``(3 f, 3)``.
+        Vertices ``(w, 3)``, triangles ``(f, 3)`` and unit normals ``(w, 3)``, w from v to 3 f.
     """
     corners = vertices[triangles]
     area_normals = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
@@ -74,11 +75,28 @@ def creased_normals(
     normals = np.zeros((len(vertex_of_corner), 3))
     np.add.at(normals, corner[smooth], area_normals[neighbour[smooth]])
     normals /= np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-20)
+    keys = np.c_[vertex_of_corner, np.round(normals * 1e4)]
+    _, kept, index = np.unique(keys, axis=0, return_index=True, return_inverse=True)
     return (
-        corners.reshape(-1, 3).astype(np.float32),
-        np.arange(3 * len(triangles)).reshape(-1, 3),
-        normals.astype(np.float32),
+        corners.reshape(-1, 3)[kept].astype(np.float32),
+        index.reshape(-1, 3).astype(np.int64),
+        normals[kept].astype(np.float32),
     )
+
+
+def is_planar(vertices: FloatArray, *, tolerance: float = 1e-4) -> bool:
+    """Return whether all ``vertices`` ``(v, 3)`` lie in one plane.
+
+    Args:
+        vertices: Positions.
+        tolerance: Largest distance from the plane, as a share of the largest extent.
+    """
+    centred = vertices.astype(np.float64) - vertices.mean(axis=0)
+    if len(centred) < 4:
+        return True
+    *_, axes = np.linalg.svd(centred, full_matrices=False)
+    extent = np.ptp(centred, axis=0).max()
+    return bool(np.abs(centred @ axes[-1]).max() <= tolerance * extent)
 
 
 def affine_texture_map(
