@@ -1,3 +1,6 @@
+import threading
+import time
+
 import numpy as np
 import pytest
 import torch
@@ -281,3 +284,76 @@ def test_progress_that_is_not_finite_is_named():
 
     with pytest.raises(ValueError, match="finite progress, got nan in the episode of seed 0 after"):
         _collect(progress_model=Broken(), progress_at="decisions")
+
+
+class _Slow(ToyReachEnv):
+    """A toy world that answers after a while."""
+
+    def __init__(self, seconds, **kwargs):
+        super().__init__(**kwargs)
+        self.seconds, self.threads = seconds, set()
+
+    def step_chunk(self, actions):
+        self.threads.add(threading.get_ident())
+        time.sleep(self.seconds)
+        return super().step_chunk(actions)
+
+
+def _in_halves(*seconds, **kwargs):
+    envs = [_Slow(s, num_envs=4, max_episode_steps=10) for s in seconds]
+    generator = torch.Generator().manual_seed(0)
+    rollout = collect_episodes(
+        _policy(), envs, range(22), generator=generator, gamma=GAMMA, **kwargs
+    )
+    return rollout, envs
+
+
+def test_how_fast_environments_answer_makes_no_difference():
+    """Also where one is a wave ahead of the other in time."""
+    even, envs = _in_halves(0.0, 0.0)
+    for seconds in ((0.02, 0.0), (0.0, 0.02)):
+        _assert_same(even, _in_halves(*seconds)[0])
+    assert all(threading.get_ident() not in env.threads for env in envs)
+    assert even.episodes.seed.tolist() == list(range(22))
+
+
+def test_two_halves_play_the_episodes_of_one_whole():
+    halves, _ = _in_halves(0.0, 0.0, deterministic=True)
+    _assert_same(halves, _collect(num_envs=8, seeds=range(22), deterministic=True))
+
+
+def test_environments_step_while_the_policy_acts():
+    """Each waits for a step of the other to begin: one after the other they would wait for ever."""
+    barrier = threading.Barrier(2, timeout=20)
+
+    class Together(ToyReachEnv):
+        steps = 0
+
+        def step_chunk(self, actions):
+            self.steps += 1
+            if self.steps == 2:
+                barrier.wait()
+            return super().step_chunk(actions)
+
+    envs = [Together(num_envs=2, max_episode_steps=10) for _ in range(2)]
+    collect_episodes(_policy(), envs, range(4), gamma=GAMMA)
+    assert not barrier.broken
+
+
+def test_an_error_in_one_of_several_environments_is_that_of_the_rollout():
+    envs = [ToyReachEnv(num_envs=2), _Spoiled(_without("success"), num_envs=2)]
+    with pytest.raises(ValueError, match="'success' in the info"):
+        collect_episodes(_policy(), envs, range(8), gamma=GAMMA)
+
+
+def test_each_of_several_environments_has_a_progress_model_that_keeps_its_history():
+    settings = {"progress_at": "decisions"}
+    rollout, _ = _in_halves(0.0, 0.0, progress_model=[_CountsFrames(), _CountsFrames()], **settings)
+    place = torch.cat([torch.arange(n) for n in rollout.valid.sum(-1).tolist()])
+    torch.testing.assert_close(rollout.progress, (place + 1) / 100.0)
+    with pytest.raises(ValueError, match=r"a list of 2 progress models, .* got one"):
+        _in_halves(0.0, 0.0, progress_model=_CountsFrames(), **settings)
+    with pytest.raises(ValueError, match=r"Expected 2 progress models, .* got 1"):
+        _in_halves(0.0, 0.0, progress_model=[_CountsFrames()], **settings)
+    with pytest.raises(ValueError, match="at least one vector of environments"):
+        collect_episodes(_policy(), [], range(2))

@@ -38,6 +38,7 @@ from vla_rl.functional.residual import (
     residual_actor_loss,
     td_targets,
 )
+from vla_rl.functional.returns import monte_carlo_returns, n_step_returns
 from vla_rl.functional.sample_weights import rabc_weights, weighted_mean
 from vla_rl.functional.shaping import (
     normalize_per_episode,
@@ -93,6 +94,8 @@ __all__ = [
     "kl_k3",
     "masked_mean",
     "monte_carlo_outcomes",
+    "monte_carlo_returns",
+    "n_step_returns",
     "normalize_advantages",
     "normalize_per_episode",
     "potential_shaping",

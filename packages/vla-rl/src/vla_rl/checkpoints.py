@@ -2,9 +2,10 @@
 
 import csv
 import os
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from lightning.fabric import Fabric
 from torch import nn
@@ -15,6 +16,10 @@ from vla_rl.plots import save_history
 
 SCHEMA_VERSION = 1
 FILE_NAME = "last.ckpt"
+FIRST_DRAWING = 10.0
+"""Seconds after which a run draws its first figure, unless it has ended."""
+DRAWING_SHARE = 0.02
+"""Of a run's time, at most, for its figure: drawing takes longer than a tiny policy's update."""
 
 Identity = Mapping[str, Any]
 """What a checkpoint must agree on to be continued: algorithm, its config, the policy's config."""
@@ -34,7 +39,8 @@ def identity_of(algorithm: str, config: Mapping[str, Any], policy: nn.Module) ->
 class RunState:
     """What a run needs to go on where it was stopped: weights, optimizers, a count, its metrics.
 
-    Loads ``last.ckpt`` of ``out_dir`` if there is one.
+    Loads ``last.ckpt`` of ``out_dir`` if there is one. A run trains in ``with state:``, which
+    leaves an up-to-date figure however the run ends.
 
     Args:
         fabric: Launched.
@@ -56,6 +62,7 @@ class RunState:
         """Epochs or updates done."""
         self.history: list[dict[str, Any]] = []
         """A row of metrics for each of them."""
+        self._draw_at = time.monotonic() + FIRST_DRAWING
         out_dir.mkdir(parents=True, exist_ok=True)
         if self._path.exists():
             found = load_checkpoint(fabric, self._path, identity=identity)
@@ -73,7 +80,22 @@ class RunState:
         self._fabric.log_dict(_numbers(metrics), step=self.count)  # to the user's loggers, if any
         if self._fabric.is_global_zero:
             write_table(self._table, self.history)
+            if time.monotonic() >= self._draw_at:
+                self.draw()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.draw()
+
+    def draw(self) -> None:
+        """Bring ``metrics.png`` up to date; leaving a ``with`` block does, however it is left."""
+        if self.history and self._fabric.is_global_zero:
+            started = time.monotonic()
             save_history(self.history, self._table.with_suffix(".png"))
+            ended = time.monotonic()
+            self._draw_at = ended + (ended - started) / DRAWING_SHARE
 
 
 def save_checkpoint(

@@ -1,6 +1,8 @@
 """Decisions of whole episodes, as one flat batch."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -68,3 +70,42 @@ class Rollout:
         spread = x.new_zeros(valid.shape)
         spread[valid] = x
         return spread
+
+
+def join_rows(parts: Sequence[Any], order: Tensor | None = None) -> Any:
+    """Join tensors (or dicts of them, or Nones) one after the other, and reorder their rows."""
+    if parts[0] is None:
+        return None
+    if isinstance(parts[0], dict):
+        return {key: join_rows([part[key] for part in parts], order) for key in parts[0]}
+    joined = parts[0] if len(parts) == 1 else torch.cat(list(parts))
+    return joined if order is None else joined[order]
+
+
+def join_rollouts(rollouts: Sequence[Rollout]) -> Rollout:
+    """Return the episodes of several rollouts of one policy, one after the other."""
+    if len(rollouts) == 1:
+        return rollouts[0]
+    tables = [_columns(rollout.episodes) for rollout in rollouts]
+    offset, parts = 0, []
+    for rollout, table in zip(rollouts, tables, strict=True):
+        parts.append(_columns(rollout) | {"episode": rollout.episode + offset})
+        offset += len(table["seed"])
+        del parts[-1]["episodes"]
+    return Rollout(**join_rows(parts), episodes=Episodes(**join_rows(tables)))
+
+
+def select_episodes(rollout: Rollout, rows: Int[Tensor, " chosen"]) -> Rollout:
+    """Return the given episodes of a rollout, each with its decisions, in the order of ``rows``."""
+    place = torch.full_like(rollout.episodes.seed, -1)
+    place[rows] = torch.arange(len(rows))
+    decisions = (place[rollout.episode] >= 0).nonzero()[:, 0]
+    order = decisions[place[rollout.episode[decisions]].argsort(stable=True)]
+    columns = _columns(rollout) | {"episode": place[rollout.episode]}
+    del columns["episodes"]
+    table = join_rows([_columns(rollout.episodes)], rows)
+    return Rollout(**join_rows([columns], order), episodes=Episodes(**table))
+
+
+def _columns(table: Rollout | Episodes) -> dict[str, Any]:
+    return {field.name: getattr(table, field.name) for field in fields(table)}

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from vla_rl.rollout import collect_episodes
-from vla_rl.types import Policy, VecEnv
+from vla_rl.rollout import Environments, collect_episodes
+from vla_rl.types import Policy
 
 SCHEMA_VERSION = 1
 
@@ -34,7 +34,7 @@ def wilson_interval(successes: int, count: int, *, z: float = 1.959964) -> tuple
 
 def evaluate_policy(
     policy: Policy,
-    env: VecEnv,
+    env: Environments,
     seeds: Sequence[int],
     *,
     deterministic: bool = True,

@@ -1,36 +1,38 @@
-"""Whole episodes of a policy in a vector environment, as one flat batch of decisions."""
+"""Whole episodes of a policy in vector environments, as one flat batch of decisions."""
 
+from collections import deque
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Bool, Float, Int
-from torch import Generator, Tensor
+from torch import Generator
 from tqdm import tqdm
 
-from vla_rl.decisions import Episodes, Rollout
-from vla_rl.functional.advantages import chunk_discounts, chunk_rewards
-from vla_rl.observations import concat_rows, num_rows, replace_rows, select_rows, to_tensor
-from vla_rl.types import ActOutput, ChunkStep, Observation, Policy, ProgressModel, VecEnv
+from vla_rl.decisions import Rollout, join_rollouts
+from vla_rl.types import Policy, ProgressModel, VecEnv
+from vla_rl.wave import OnStep, Play, Wave
 
 ProgressAt = Literal["failures", "decisions"]
 """Which states a progress model is asked about: how failed episodes ended, or every state."""
 
-OnStep = Callable[[Observation, ActOutput, ChunkStep, Tensor], None]
-"""Called after each chunk with the observation before it, the decision, what happened, and which
-environments ``(n,)`` were still in their first episode."""
+Environments = VecEnv | Sequence[VecEnv]
+"""One vector of environments, or several that are stepped while the policy acts for another."""
+
+ProgressModels = ProgressModel | Sequence[ProgressModel]
+"""One progress model, or as many as there are vectors of environments."""
 
 
 @torch.no_grad()
 def collect_episodes(  # noqa: PLR0913  # options of a rollout, by name
     policy: Policy,
-    env: VecEnv,
+    env: Environments,
     seeds: Sequence[int],
     *,
     generator: Generator | None = None,
     deterministic: bool = False,
     gamma: float = 0.99,
-    progress_model: ProgressModel | None = None,
+    progress_model: ProgressModels | None = None,
     progress_at: ProgressAt = "failures",
     bootstrap: bool = True,
     on_step: OnStep | None = None,
@@ -41,6 +43,10 @@ def collect_episodes(  # noqa: PLR0913  # options of a rollout, by name
     Every wave resets all environments with explicit seeds and ends when each has finished its
     first episode; what an environment does after that is ignored, so it does not matter whether it
     resets itself. The last wave is filled up with repeated seeds whose episodes are dropped.
+
+    Of several vectors of environments each steps in a thread of its own while the policy acts for
+    the others; that pays where they wait for simulators in other processes or on another device.
+    The policy acts for them in turns, so how fast they answer makes no difference to the episodes.
 
     Args:
         policy: Acts on all environments; only decisions of running episodes are kept.
@@ -54,272 +60,81 @@ def collect_episodes(  # noqa: PLR0913  # options of a rollout, by name
         progress_model: If given, predicts progress.
         progress_at: Of the final observation of ``failures``, one batch per wave and without
             history; or of the states of all ``decisions`` and final observations, one batch of all
-            environments per chunk, with the history that the model keeps.
+            environments per chunk, with the history that the model keeps. The latter needs a model
+            for each vector of environments.
         bootstrap: Ask the critic, if there is one, for the value of the final observations of
             truncated episodes; without, their ``next_value`` is 0.
         on_step: Observer of every chunk.
         progress_bar: Show one, counted in episodes.
 
     Raises:
-        ValueError: If there are no seeds, the environment's answer does not fit the policy's
-            chunk, a reward or progress is not finite, or a final observation is missing.
+        ValueError: If there are no seeds, environments or models, the environment's answer does not
+            fit the policy's chunk, a reward or progress is not finite, or a final observation is
+            missing.
     """
     if not len(seeds):
         raise ValueError("Expected at least one seed, got none.")
-    everywhere = progress_model if progress_at == "decisions" else None
-    waves = []
+    envs = list(env) if isinstance(env, Sequence) else [env]
+    models = _one_each(progress_model, len(envs), progress_at)
+    remaining: deque[int] = deque(seeds)
+    waves: list[Wave] = []  # waves in the order of their seeds
+
+    def play(env: VecEnv, model: ProgressModel | None, bar: "tqdm[Any]") -> Play:
+        while remaining:
+            chosen = [remaining.popleft() for _ in range(min(env.num_envs, len(remaining)))]
+            wave = Wave(policy, env, chosen, gamma, model if progress_at == "decisions" else None)
+            waves.append(wave)
+            yield from wave.play(
+                generator,
+                deterministic=deterministic,
+                on_step=on_step,
+                bar=bar,
+                model_of_ends=model if progress_at == "failures" else None,
+                bootstrap=bootstrap,
+            )
+
     with tqdm(total=len(seeds), desc="episodes", disable=not progress_bar, leave=False) as bar:
-        for start in range(0, len(seeds), env.num_envs):
-            wave = _Wave(policy, env, list(seeds[start : start + env.num_envs]), gamma, everywhere)
-            wave.play(generator, deterministic=deterministic, on_step=on_step, bar=bar)
-            at_end = progress_model if everywhere is None else None
-            waves.append(wave.finish(at_end, bootstrap=bootstrap))
-    return _join(waves)
+        _take_turns([play(*pair, bar) for pair in zip(envs, models, strict=True)])
+    return join_rollouts([wave.rollout for wave in waves])
 
 
-class _Wave:
-    """One episode in each environment."""
+def _take_turns(plays: Sequence[Play]) -> None:
+    """Let each environment answer in a thread of its own while the policy acts for the others.
 
-    def __init__(
-        self,
-        policy: Policy,
-        env: VecEnv,
-        seeds: list[int],
-        gamma: float,
-        progress_model: ProgressModel | None,
-    ) -> None:
-        self.policy, self.env, self.seeds, self.gamma = policy, env, seeds, gamma
-        self.progress_model = progress_model  # of every state
-        n = env.num_envs
-        self.live = torch.arange(n) < len(seeds)
-        self.success_once = torch.zeros(n, dtype=torch.bool)
-        self.success_at_end = torch.zeros(n, dtype=torch.bool)
-        self.length = torch.zeros(n, dtype=torch.long)
-        self.env_return = torch.zeros(n)
-        self.truncated = torch.zeros(n, dtype=torch.bool)
-        self.final_progress = torch.full((n,), float("nan"))
-        self.final_rows: list[int] = []
-        self.final_obs: list[Observation] = []
-        self.decisions: list[dict[str, Any]] = []
+    Always in the same order, whichever answers first: the policy's samples depend on it. One
+    environment alone answers in the calling thread.
+    """
+    with ThreadPoolExecutor(len(plays)) as threads:
+        turns: deque[tuple[Play, Callable[[], Any]]] = deque((p, _nothing) for p in plays)
+        while turns:
+            play, answer = turns.popleft()
+            try:
+                call = play.send(answer())
+            except StopIteration:
+                continue
+            turns.append((play, call if len(plays) == 1 else threads.submit(call).result))
 
-    def play(
-        self,
-        generator: Generator | None,
-        *,
-        deterministic: bool,
-        on_step: OnStep | None,
-        bar: "tqdm[Any]",
-    ) -> None:
-        padding = [self.seeds[-1]] * (self.env.num_envs - len(self.seeds))
-        obs, _ = self.env.reset(seed=self.seeds + padding)
-        if self.progress_model is not None:
-            self.progress_model.reset()
-        progress = self._progress(obs, self.live)
-        while self.live.any():
-            decision = self.policy.act(obs, generator=generator, deterministic=deterministic)
-            step = self.env.step_chunk(decision.actions.cpu().numpy())
-            live = self.live.clone()
-            ended = self._record(decision, step)
-            if progress is not None:
-                progress = self._record_progress(progress, step, live, ended)
-            if on_step is not None:
-                on_step(obs, decision, step, live)
-            bar.update(int(ended.sum()))
-            obs = step.observation
 
-    def _record(self, decision: ActOutput, step: ChunkStep) -> Bool[Tensor, " n"]:
-        """Store the decisions of running episodes; returns which of them ended."""
-        reward, mask, terminated, truncated = self._checked(decision, step)
-        rows = self.live.nonzero()[:, 0]
-        over = terminated | truncated
-        success = _field(step.info, "success", mask.shape).bool() & mask
-        steps = mask.sum(-1)
-        last = success.gather(1, (steps - 1).clamp(min=0)[:, None])[:, 0]
+def _nothing() -> None:
+    """Start a generator."""
 
-        self.success_once |= success.any(-1)
-        self.success_at_end = torch.where(steps > 0, last, self.success_at_end)
-        self.length += steps
-        self.env_return += reward.sum(-1)
-        self.truncated |= truncated
-        kept = {
-            "replay": dict(decision.replay),
-            "log_prob": decision.log_prob,
-            "value": decision.value,
-            "progress": None,
-            "next_progress": None,
-            "reward": chunk_rewards(reward, mask, gamma=self.gamma),
-            "discount": chunk_discounts(mask, gamma=self.gamma),
-            "mask": mask,
-            "terminated": terminated,
-            "truncated": truncated,
-            "episode": torch.arange(len(mask)),
-        }
-        self.decisions.append(_select(kept, None if bool(self.live.all()) else rows))
-        if over.any():
-            self._keep_final(step, over)
-        self.live &= ~over
-        return over
 
-    def _progress(self, obs: Observation, live: Bool[Tensor, " n"]) -> Float[Tensor, " n"] | None:
-        if self.progress_model is None:
-            return None
-        progress = to_tensor(self.progress_model.progress(obs)).cpu().to(torch.float32)
-        if not bool(progress[live].isfinite().all()):
-            row = int((live & ~progress.isfinite()).nonzero()[0])
+def _one_each(
+    models: ProgressModels | None, count: int, progress_at: ProgressAt
+) -> list[ProgressModel | None]:
+    """Return a progress model for each environment; one that keeps no history serves them all."""
+    if count == 0:
+        raise ValueError("Expected at least one vector of environments, got none.")
+    if not isinstance(models, Sequence):
+        if models is not None and progress_at == "decisions" and count > 1:
             raise ValueError(
-                f"Expected finite progress, got {progress[row].item()} in the episode of seed "
-                f"{self.seeds[row]} after {int(self.length[row])} steps."
+                f"Expected a list of {count} progress models, as many as there are vectors of "
+                "environments whose history they keep, got one."
             )
-        return progress
-
-    def _record_progress(
-        self,
-        progress: Float[Tensor, " n"],
-        step: ChunkStep,
-        live: Bool[Tensor, " n"],
-        ended: Bool[Tensor, " n"],
-    ) -> Float[Tensor, " n"]:
-        """Store progress before and after a chunk; returns that after."""
-        after = step.observation
-        if ended.any():
-            # An environment that reset itself shows its next episode; progress is of this one.
-            after = replace_rows(after, ended.nonzero()[:, 0], self.final_obs[-1])
-        reached = self._progress(after, live)
-        assert reached is not None
-        rows = live.nonzero()[:, 0]
-        self.decisions[-1] |= {"progress": progress[rows], "next_progress": reached[rows]}
-        self.final_progress[ended] = reached[ended]
-        return reached
-
-    def _checked(self, decision: ActOutput, step: ChunkStep) -> tuple[Tensor, ...]:
-        """Return reward and mask ``(n, k)`` and per-chunk terminated and truncated ``(n,)``."""
-        shape = decision.actions.shape[:2]
-        if shape[0] != self.env.num_envs:
-            raise ValueError(
-                f"Expected actions for {self.env.num_envs} environments, got {shape[0]}."
-            )
-        reward = _as_chunk(step.reward, shape, "reward").to(torch.float32)
-        terminated = _as_chunk(step.terminated, shape, "terminated").bool()
-        truncated = _as_chunk(step.truncated, shape, "truncated").bool()
-        over = (terminated | truncated).long()
-        # Up to and including the first end; an environment that resets itself goes on after it.
-        first_episode = over.cumsum(-1) - over == 0
-        mask = _as_chunk(step.valid, shape, "valid").bool() & first_episode & self.live[:, None]
-        reward = torch.where(mask, reward, 0.0)
-        if not bool(reward.isfinite().all()):
-            row = int((~reward.isfinite()).any(-1).nonzero()[0])
-            raise ValueError(
-                f"Expected finite rewards, got {reward[row].tolist()} in the episode of seed "
-                f"{self.seeds[row]} after {int(self.length[row])} steps."
-            )
-        if bool((self.live & ~mask.any(-1)).any()):
-            row = int((self.live & ~mask.any(-1)).nonzero()[0])
-            raise ValueError(
-                f"Expected the running episode of seed {self.seeds[row]} to execute at least one "
-                "step of the chunk, got `valid` all false."
-            )
-        terminated = (terminated & mask).any(-1)
-        return reward, mask, terminated, (truncated & mask).any(-1) & ~terminated
-
-    def _keep_final(self, step: ChunkStep, over: Bool[Tensor, " n"]) -> None:
-        rows = over.nonzero()[:, 0]
-        for key in ("final_obs", "final_observation"):
-            if key in step.info:
-                if not bool(to_tensor(step.info[f"_{key}"]).bool()[rows].all()):
-                    break
-                self.final_rows.extend(rows.tolist())
-                self.final_obs.append(select_rows(step.info[key], rows))
-                return
+        return [models] * count
+    if len(models) != count:
         raise ValueError(
-            "Expected `final_obs` and `_final_obs` in the info of a step that ended episodes, got "
-            f"{sorted(step.info)} for environments {rows.tolist()}."
+            f"Expected {count} progress models, as many as there are vectors of environments, got "
+            f"{len(models)}."
         )
-
-    def finish(self, progress_model: ProgressModel | None, *, bootstrap: bool) -> dict[str, Any]:
-        """Return the decisions, in order, and the table of episodes."""
-        final_obs, final_rows = concat_rows(self.final_obs), torch.tensor(self.final_rows)
-        order = torch.cat([d["episode"] for d in self.decisions]).argsort(stable=True)
-        wave = {key: _concat([d[key] for d in self.decisions], order) for key in self.decisions[0]}
-        wave["next_value"] = self._next_values(wave, final_obs, final_rows, bootstrap=bootstrap)
-        progress = self.final_progress
-        failed = (~self.success_at_end[final_rows]).nonzero()[:, 0]
-        if progress_model is not None and len(failed):
-            progress_model.reset()
-            predicted = to_tensor(progress_model.progress(select_rows(final_obs, failed)))
-            progress[final_rows[failed]] = predicted.cpu().to(torch.float32)
-        count = len(self.seeds)
-        wave["episodes"] = {
-            "seed": torch.tensor(self.seeds),
-            "success_once": self.success_once[:count],
-            "success_at_end": self.success_at_end[:count],
-            "length": self.length[:count],
-            "env_return": self.env_return[:count],
-            "progress": progress[:count],
-        }
-        return wave
-
-    def _next_values(
-        self,
-        wave: dict[str, Any],
-        final_obs: Observation,
-        final_rows: Int[Tensor, " e"],
-        *,
-        bootstrap: bool,
-    ) -> Float[Tensor, " d"] | None:
-        if wave["value"] is None:
-            return None
-        next_value = torch.cat([wave["value"][1:], wave["value"].new_zeros(1)])
-        next_value[wave["terminated"] | wave["truncated"]] = 0.0
-        cut = self.truncated[final_rows].nonzero()[:, 0]
-        if bootstrap and len(cut):
-            # Greedy, so that the look ahead takes nothing from the generator.
-            value = self.policy.act(select_rows(final_obs, cut), deterministic=True).value
-            assert value is not None
-            by_row = next_value.new_zeros(self.env.num_envs)
-            by_row[final_rows[cut]] = value.cpu()
-            next_value[wave["truncated"]] = by_row[wave["episode"][wave["truncated"]]]
-        return next_value
-
-
-def _as_chunk(value: Any, shape: tuple[int, ...], name: str) -> Tensor:
-    tensor = to_tensor(value).cpu()
-    if tensor.shape != shape:
-        raise ValueError(
-            f"Expected `{name}` of shape {tuple(shape)} (environments, chunk) to match the "
-            f"policy's actions, got {tuple(tensor.shape)}."
-        )
-    return tensor
-
-
-def _field(info: Any, key: str, shape: tuple[int, ...]) -> Tensor:
-    if key not in info:
-        raise ValueError(f"Expected {key!r} in the info of a step, got {sorted(info)}.")
-    return _as_chunk(info[key], shape, key)
-
-
-def _select(x: Any, rows: Tensor | None) -> Any:
-    """Take rows of tensors (or dicts of them, or Nones) on the CPU; all of them when None."""
-    if x is None:
-        return None
-    if isinstance(x, dict):
-        return {key: _select(value, rows) for key, value in x.items()}
-    return x.cpu() if rows is None else x.cpu()[rows]
-
-
-def _concat(parts: list[Any], order: Tensor | None = None) -> Any:
-    """Join tensors (or dicts of them, or Nones) and reorder their rows."""
-    if parts[0] is None:
-        return None
-    if isinstance(parts[0], dict):
-        return {key: _concat([part[key] for part in parts], order) for key in parts[0]}
-    joined = torch.cat(parts)
-    return joined if order is None else joined[order]
-
-
-def _join(waves: list[dict[str, Any]]) -> Rollout:
-    offset = 0
-    for wave in waves:
-        wave["episode"] = wave["episode"] + offset
-        offset += num_rows(wave["episodes"])
-    joined = {key: _concat([wave[key] for wave in waves]) for key in waves[0]}
-    return Rollout(**(joined | {"episodes": Episodes(**joined["episodes"])}))
+    return list(models)

@@ -104,7 +104,8 @@ class BehaviourCloning:
         """
         silent = not (self.progress_bar and self.fabric.is_global_zero)
         epochs = range(self.epoch, self.config.num_epochs)
-        with tqdm(epochs, desc="behaviour cloning", unit="epoch", disable=silent) as bar:
+        title = "behaviour cloning"
+        with self._run, tqdm(epochs, desc=title, unit="epoch", disable=silent) as bar:
             for epoch in bar:
                 loss = self._train_epoch(epoch)
                 self._run.advance({"epoch": epoch + 1, "loss": loss})

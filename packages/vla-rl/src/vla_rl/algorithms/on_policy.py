@@ -18,9 +18,14 @@ from vla_rl.algorithms.settings import OnPolicyConfig
 from vla_rl.checkpoints import RunState, identity_of
 from vla_rl.decisions import Rollout
 from vla_rl.reductions import mean_metrics
-from vla_rl.rollout import ProgressAt, collect_episodes
+from vla_rl.rollout import (
+    Environments,
+    ProgressAt,
+    ProgressModels,
+    collect_episodes,
+)
 from vla_rl.streams import random_stream
-from vla_rl.types import Observation, ProgressModel, VecEnv
+from vla_rl.types import Observation, ProgressModel
 
 Metrics = dict[str, Any]
 
@@ -43,12 +48,12 @@ class OnPolicy(ABC):
     def __init__(
         self,
         policy: nn.Module,
-        env: VecEnv,
+        env: Environments,
         config: OnPolicyConfig,
         *,
         out_dir: str | Path,
         fabric: Fabric | None = None,
-        progress_model: ProgressModel | None = None,
+        progress_model: ProgressModels | None = None,
         progress_bar: bool = True,
     ) -> None:
         """Prepare the run, and load its last checkpoint if there is one.
@@ -56,11 +61,12 @@ class OnPolicy(ABC):
         Args:
             policy: A `vla_rl.types.Policy` that is a module and holds its critic's layers, if any,
                 in a submodule ``value_head``; trained in place.
-            env: Environments of this process.
+            env: Environments of this process; several vectors of them take turns with the policy.
             config: Settings of the algorithm.
             out_dir: Receives ``last.ckpt`` and ``metrics.csv`` after each update.
             fabric: Launched; one CPU process when None.
-            progress_model: Stays frozen; not needed for sparse rewards.
+            progress_model: Stays frozen; not needed for sparse rewards. See `collect_episodes` for
+                when it must be several.
             progress_bar: Show bars of updates and of episodes.
 
         Raises:
@@ -124,7 +130,8 @@ class OnPolicy(ABC):
         """
         updates = range(self.update, num_updates)
         description = self.name.upper()
-        with tqdm(updates, desc=description, unit="update", disable=not self.progress_bar) as bar:
+        silent = not self.progress_bar
+        with self._run, tqdm(updates, desc=description, unit="update", disable=silent) as bar:
             for update in bar:
                 metrics = self._one_update(update)
                 self._run.advance(metrics)
@@ -166,6 +173,7 @@ class OnPolicy(ABC):
             rollout, seconds_reward = self._collect(update, generator)
             collected = time.perf_counter()
             metrics = _episode_metrics(rollout)
+            rollout = self._choose(rollout, metrics)
             batch = self._batch(rollout, metrics)
             metrics |= self._improve_on(batch, rollout, update)
         seconds = {
@@ -181,22 +189,32 @@ class OnPolicy(ABC):
         return {"update": update + 1, "episodes": episodes, **means, **seconds}
 
     def _collect(self, update: int, generator: torch.Generator) -> tuple[Rollout, float]:
-        timed = None
+        """Return the episodes of an update, and the seconds that rewards took."""
+        return self._play(self._seeds(update), generator)
+
+    def _choose(self, rollout: Rollout, metrics: Metrics) -> Rollout:
+        """Return the episodes to learn from; all of them unless a subclass knows better."""
+        return rollout
+
+    def _play(self, seeds: Sequence[int], generator: torch.Generator) -> tuple[Rollout, float]:
+        timed: list[_TimedProgress] = []
         if self._progress_at is not None and self.progress_model is not None:
-            timed = _TimedProgress(self.progress_model)
+            models = self.progress_model
+            several = models if isinstance(models, Sequence) else [models]
+            timed = [_TimedProgress(model) for model in several]
         with self.fabric.autocast():
             rollout = collect_episodes(
                 self.policy,  # type: ignore[arg-type]  # checked in __init__ by what it must have
                 self.env,
-                self._seeds(update),
+                seeds,
                 generator=generator,
                 gamma=self.config.gamma,
-                progress_model=timed,
+                progress_model=timed[0] if len(timed) == 1 else timed or None,
                 progress_at=self._progress_at or "failures",
                 bootstrap=self._bootstraps,
                 progress_bar=self.progress_bar,
             )
-        return rollout, timed.seconds if timed else 0.0
+        return rollout, sum(model.seconds for model in timed)
 
     def _batch(self, rollout: Rollout, metrics: Metrics) -> dict[str, Tensor]:
         """Return what the update reads, one row per decision."""

@@ -19,8 +19,7 @@ from vla_rl.credit import rollout_advantages, shaping_rewards, terminal_rewards
 from vla_rl.decisions import Rollout
 from vla_rl.functional.advantages import explained_variance, normalize_advantages
 from vla_rl.reductions import sum_over_ranks
-from vla_rl.rollout import ProgressAt
-from vla_rl.types import ProgressModel, VecEnv
+from vla_rl.rollout import Environments, ProgressAt, ProgressModels
 
 
 class PPO(OnPolicy):
@@ -33,12 +32,12 @@ class PPO(OnPolicy):
     def __init__(
         self,
         policy: nn.Module,
-        env: VecEnv,
+        env: Environments,
         config: PPOConfig | None = None,
         *,
         out_dir: str | Path,
         fabric: Fabric | None = None,
-        progress_model: ProgressModel | None = None,
+        progress_model: ProgressModels | None = None,
         progress_bar: bool = True,
     ) -> None:
         """Prepare the run; arguments and errors are those of `OnPolicy`, defaults when None."""

@@ -18,8 +18,7 @@ from vla_rl.decisions import Rollout
 from vla_rl.functional.advantages import normalize_advantages, rftf_advantages
 from vla_rl.functional.shaping import normalize_per_episode
 from vla_rl.reductions import sum_over_ranks
-from vla_rl.rollout import ProgressAt
-from vla_rl.types import ProgressModel, VecEnv
+from vla_rl.rollout import Environments, ProgressAt, ProgressModels
 
 
 class RFTF(OnPolicy):
@@ -36,12 +35,12 @@ class RFTF(OnPolicy):
     def __init__(
         self,
         policy: nn.Module,
-        env: VecEnv,
+        env: Environments,
         config: RFTFConfig | None = None,
         *,
         out_dir: str | Path,
         fabric: Fabric | None = None,
-        progress_model: ProgressModel | None = None,
+        progress_model: ProgressModels | None = None,
         progress_bar: bool = True,
     ) -> None:
         """Prepare the run; arguments and errors are those of `OnPolicy`, defaults when None."""

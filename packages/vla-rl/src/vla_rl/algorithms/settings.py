@@ -145,6 +145,10 @@ class GRPOConfig(EpisodeRewardConfig):
     keep_groups: KeptGroups = "mixed_reward"
     """Groups that count: ``all``; those whose rewards differ; or, as DAPO samples, only those with
     both successes and failures, which throws away what Feat2Go's reward tells of failed groups."""
+    max_sampling_rounds: int = 1
+    """Dynamic sampling (DAPO): where groups are left out, further ``episodes_per_update`` episodes
+    are played, up to this many times in all, until as many groups count as one round has. What is
+    still missing then is missing. Groups beyond that number are dropped."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -156,6 +160,13 @@ class GRPOConfig(EpisodeRewardConfig):
             raise ValueError(
                 "Expected `episodes_per_update` to be a multiple of `group_size` "
                 f"{self.group_size}, got {self.episodes_per_update}."
+            )
+        if self.max_sampling_rounds < 1 or (
+            self.max_sampling_rounds > 1 and self.keep_groups == "all"
+        ):
+            raise ValueError(
+                "Expected `max_sampling_rounds` of at least 1, and of 1 where `keep_groups` leaves "
+                f"none out, got {self.max_sampling_rounds} and {self.keep_groups!r}."
             )
         if self.keep_groups not in get_args(KeptGroups):
             raise ValueError(

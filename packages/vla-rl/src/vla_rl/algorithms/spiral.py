@@ -23,10 +23,9 @@ from vla_rl.functional.residual import (
     td_targets,
 )
 from vla_rl.policies.residual_policy import ResidualPolicy
-from vla_rl.rollout import collect_episodes
+from vla_rl.rollout import Environments, ProgressModels, collect_episodes
 from vla_rl.streams import random_stream, stream_seed
 from vla_rl.transitions import TransitionStore, rollout_transitions
-from vla_rl.types import ProgressModel, VecEnv
 
 Metrics = dict[str, Any]
 
@@ -99,12 +98,12 @@ class Spiral:
     def __init__(
         self,
         policy: ResidualPolicy,
-        env: VecEnv,
+        env: Environments,
         config: SpiralConfig | None = None,
         *,
         out_dir: str | Path,
         fabric: Fabric | None = None,
-        progress_model: ProgressModel | None = None,
+        progress_model: ProgressModels | None = None,
         demonstrations: Mapping[str, Tensor] | None = None,
         progress_bar: bool = True,
     ) -> None:
@@ -182,7 +181,7 @@ class Spiral:
         """
         rounds = range(self.round, num_rounds)
         silent = not self.progress_bar
-        with tqdm(rounds, desc="SPIRAL", unit="round", disable=silent) as bar:
+        with self._run, tqdm(rounds, desc="SPIRAL", unit="round", disable=silent) as bar:
             for number in bar:
                 metrics = self._one_round(number)
                 self._run.advance(metrics)
