@@ -11,7 +11,7 @@ import pytest
 from vla_rl.cli import SETTINGS, _parser, main
 from vla_rl.testing import make_policy
 
-RECIPES = ["maniskill-ppo", "maniskill-grpo", "robotwin-grpo", "calvin-rftf"]
+RECIPES = ["maniskill-ppo", "maniskill-grpo", "robotwin-grpo", "calvin-rftf", "robot-spiral"]
 
 
 @pytest.fixture
@@ -41,6 +41,20 @@ def test_the_stock_config_trains_and_continues(config, tmp_path, capsys):
     assert "success_once" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("algorithm", ["grpo", "rftf", "spiral"])
+def test_the_laptop_twin_of_every_recipe_trains(config_of, algorithm, tmp_path, capsys):
+    out_dir = tmp_path / "out"
+    per = "round" if algorithm == "spiral" else "update"
+    sizes = [f"--{algorithm}.episodes_per_{per}=16", "--num_updates=2", "--num_env_groups=2"]
+    if algorithm == "spiral":
+        sizes.append("--spiral.steps_per_round=5")
+    main(["fit", "--config", str(config_of(algorithm)), "--out_dir", str(out_dir), *sizes])
+    assert [row[per] for row in _rows(out_dir)] == ["1", "2"]
+    assert next((out_dir / "policy").glob("*.safetensors"))
+    assert (out_dir / "metrics.png").exists()
+    assert "success_once" in capsys.readouterr().out
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("algorithm", ["ppo", "grpo", "rftf"])
 def test_two_processes_train_one_policy(tmp_path, algorithm, config_of):
@@ -66,7 +80,12 @@ def _rows(out_dir):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("algorithm", "how", "code"),
-    [("ppo", signal.SIGKILL, -9), ("grpo", signal.SIGTERM, 130), ("rftf", signal.SIGKILL, -9)],
+    [
+        ("ppo", signal.SIGKILL, -9),
+        ("grpo", signal.SIGTERM, 130),
+        ("rftf", signal.SIGKILL, -9),
+        ("spiral", signal.SIGKILL, -9),
+    ],
 )
 def test_a_run_killed_anywhere_goes_on_as_if_it_had_not_been(
     tmp_path, algorithm, how, code, config_of
@@ -74,6 +93,8 @@ def test_a_run_killed_anywhere_goes_on_as_if_it_had_not_been(
     def command(out):
         base = [sys.executable, "-m", "vla_rl.cli", "fit", "--config", str(config_of(algorithm))]
         sizes = [f"--{algorithm}.episodes_per_update=32", f"--{algorithm}.minibatch_size=48"]
+        if algorithm == "spiral":
+            sizes = ["--spiral.episodes_per_round=32", "--spiral.steps_per_round=10"]
         return [*base, *sizes, "--num_updates=8", "--out_dir", str(tmp_path / out)]
 
     subprocess.run(command("straight"), check=True, capture_output=True, timeout=300)
@@ -86,8 +107,10 @@ def test_a_run_killed_anywhere_goes_on_as_if_it_had_not_been(
     assert 1 <= len(_rows(tmp_path / "killed")) < 8
     subprocess.run(command("killed"), check=True, capture_output=True, timeout=300)
     assert _rows(tmp_path / "killed") == _rows(tmp_path / "straight")
-    weights = [tmp_path / out / "policy" / "model.safetensors" for out in ("straight", "killed")]
-    assert weights[0].read_bytes() == weights[1].read_bytes()
+    straight, killed = (
+        next((tmp_path / out / "policy").glob("*.safetensors")) for out in ("straight", "killed")
+    )
+    assert straight.read_bytes() == killed.read_bytes()
 
 
 def test_evaluate_prints_an_interval_and_writes_every_episode(config, tmp_path, capsys):
@@ -160,7 +183,7 @@ def test_unknown_stock_config(capsys):
         main(["print-config", "none"])
     shown = capsys.readouterr().err
     assert "'maniskill-grpo', " in shown
-    assert "'toy-rftf'], got 'none'" in shown
+    assert "'toy-spiral'], got 'none'" in shown
 
 
 @pytest.mark.parametrize("name", RECIPES)

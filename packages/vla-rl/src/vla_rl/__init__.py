@@ -49,6 +49,7 @@ from vla_rl.functional.shaping import (
 from vla_rl.types import (
     ActOutput,
     ChunkStep,
+    EpisodeSink,
     EvaluateOutput,
     ImitationBatch,
     LatentPolicy,
@@ -65,6 +66,7 @@ __all__ = [
     "ActOutput",
     "CheckpointError",
     "ChunkStep",
+    "EpisodeSink",
     "EvaluateOutput",
     "ImitationBatch",
     "LatentPolicy",

@@ -10,11 +10,11 @@ from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
 
-from vla_rl.algorithms.settings import GRPOConfig, PPOConfig, RFTFConfig
+from vla_rl.algorithms.settings import GRPOConfig, PPOConfig, RFTFConfig, SpiralConfig
 from vla_rl.components import build
 from vla_rl.estimate import Workload, estimate
 
-SETTINGS = {"ppo": PPOConfig, "grpo": GRPOConfig, "rftf": RFTFConfig}
+SETTINGS = {"ppo": PPOConfig, "grpo": GRPOConfig, "rftf": RFTFConfig, "spiral": SpiralConfig}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,8 +71,19 @@ def _parser() -> ArgumentParser:
     fit.add_argument("--algorithm", choices=list(SETTINGS), default="ppo", help="What trains it.")
     for name, settings in SETTINGS.items():
         fit.add_argument(f"--{name}", type=settings, default=settings())
+    fit.add_argument(
+        "--num_env_groups",
+        type=int,
+        default=1,
+        help="Build `env` this many times; one steps while the policy acts for the others.",
+    )
     fit.add_argument("--fabric", type=FabricConfig, default=FabricConfig())
-    fit.add_argument("--num_updates", type=int, default=30, help="Total, earlier runs included.")
+    fit.add_argument(
+        "--num_updates",
+        type=int,
+        default=30,
+        help="Or rounds; earlier runs included.",
+    )
     fit.add_argument(
         "--out_dir", type=str, required=True, help="Checkpoint, metrics.csv and the policy."
     )
@@ -125,11 +136,11 @@ def _fit(config: Namespace) -> None:
     from lightning.fabric import Fabric  # seconds: not for --help
 
     from vla_rl.algorithms.grpo import GRPO
-    from vla_rl.algorithms.on_policy import OnPolicy
     from vla_rl.algorithms.ppo import PPO
     from vla_rl.algorithms.rftf import RFTF
+    from vla_rl.algorithms.spiral import Spiral
 
-    algorithms: dict[str, type[OnPolicy]] = {"ppo": PPO, "grpo": GRPO, "rftf": RFTF}
+    algorithms: dict[str, Any] = {"ppo": PPO, "grpo": GRPO, "rftf": RFTF, "spiral": Spiral}
     for name, settings in SETTINGS.items():
         if name != config.algorithm and settings(**vars(config[name])) != settings():
             raise ValueError(
@@ -141,18 +152,18 @@ def _fit(config: Namespace) -> None:
     fabric.launch()
     # Weights that are not loaded are drawn; a run started twice must draw the same.
     torch.manual_seed(config[config.algorithm].seed)
-    env = build(config.env, "env")
+    envs = [build(config.env, "env") for _ in range(config.num_env_groups)]
     policy = build(config.policy, "policy")
-    progress_model = None
+    progress_models = None
     if config.progress_model is not None:
-        progress_model = build(config.progress_model, "progress_model")
+        progress_models = [build(config.progress_model, "progress_model") for _ in envs]
     run = algorithms[config.algorithm](
         policy,
-        env,
+        envs,
         SETTINGS[config.algorithm](**vars(config[config.algorithm])),
         out_dir=config.out_dir,
         fabric=fabric,
-        progress_model=progress_model,
+        progress_model=progress_models,
     )
     history = run.fit(config.num_updates)
     if fabric.is_global_zero:

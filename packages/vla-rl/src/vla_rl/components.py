@@ -11,7 +11,8 @@ def build(component: Mapping[str, Any], name: str) -> Any:
 
     Args:
         component: ``class_path``, the dotted path of a class, function or class method, and
-            ``init_args``, its keyword arguments, which may be left out.
+            ``init_args``, its keyword arguments, which may be left out; an argument that has a
+            ``class_path`` itself is built first.
         name: What the config calls it, for error messages.
 
     Raises:
@@ -24,7 +25,11 @@ def build(component: Mapping[str, Any], name: str) -> Any:
             f"Expected `{name}` to have `class_path` and perhaps `init_args`, got "
             f"{sorted(component)}."
         )
-    path, arguments = component["class_path"], dict(component.get("init_args") or {})
+    path = component["class_path"]
+    arguments = {
+        key: build(value, f"{name}.{key}") if _is_component(value) else value
+        for key, value in (component.get("init_args") or {}).items()
+    }
     target = _find(path, name)
     if not callable(target):
         raise TypeError(f"Expected `{name}.class_path` to be callable, got {path!r}: {target!r}.")
@@ -36,6 +41,10 @@ def build(component: Mapping[str, Any], name: str) -> Any:
             f"Expected `{name}.init_args` to fit {path}{signature}, got {arguments}: {error}."
         ) from error
     return target(**arguments)
+
+
+def _is_component(value: Any) -> bool:
+    return isinstance(value, Mapping) and "class_path" in value
 
 
 def _find(path: str, name: str) -> Any:

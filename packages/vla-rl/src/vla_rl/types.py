@@ -4,7 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
+import numpy as np
 from jaxtyping import Float
+from numpy.typing import NDArray
 from torch import Generator, Tensor
 
 Observation = Mapping[str, Any]
@@ -154,4 +156,34 @@ class ProgressModel(Protocol):
 
     def progress(self, obs: Observation) -> Float[Tensor, " n"]:
         """Progress in [0, 1] of the newest frame of each environment."""
+        ...
+
+
+class EpisodeSink(Protocol):
+    """Where played episodes go, such as a writer of LeRobot data sets."""
+
+    def add_episode(
+        self,
+        frames: Mapping[str, NDArray[np.uint8]],
+        *,
+        state: NDArray[np.float32],
+        action: NDArray[np.float32],
+        reward: NDArray[np.float32],
+        success: NDArray[np.bool_],
+        done: NDArray[np.bool_],
+        task: str,
+        seed: int,
+    ) -> None:
+        """Take an episode of ``t`` steps; row i is what was seen before action i and its outcome.
+
+        Args:
+            frames: ``(t, h, w, 3)`` RGB by camera name.
+            state: ``(t, p)``.
+            action: ``(t, a)``, in the environment's units.
+            reward: ``(t,)``, after the action.
+            success: ``(t,)``, whether the state after the action is a success.
+            done: ``(t,)``, true where the action ended the episode.
+            task: Instruction.
+            seed: Of the episode.
+        """
         ...

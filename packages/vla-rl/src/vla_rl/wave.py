@@ -176,17 +176,8 @@ class Wave:
 
     def _keep_final(self, step: ChunkStep, over: Bool[Tensor, " n"]) -> None:
         rows = over.nonzero()[:, 0]
-        for key in ("final_obs", "final_observation"):
-            if key in step.info:
-                if not bool(to_tensor(step.info[f"_{key}"]).bool()[rows].all()):
-                    break
-                self.final_rows.extend(rows.tolist())
-                self.final_obs.append(select_rows(step.info[key], rows))
-                return
-        raise ValueError(
-            "Expected `final_obs` and `_final_obs` in the info of a step that ended episodes, got "
-            f"{sorted(step.info)} for environments {rows.tolist()}."
-        )
+        self.final_obs.append(final_observation(step.info, rows))
+        self.final_rows.extend(rows.tolist())
 
     def _finish(self, progress_model: ProgressModel | None, *, bootstrap: bool) -> Rollout:
         """Put the decisions of each episode one after the other, and add what is known at ends."""
@@ -232,6 +223,21 @@ class Wave:
             by_row[final_rows[cut]] = value.cpu()
             next_value[wave["truncated"]] = by_row[wave["episode"][wave["truncated"]]]
         return next_value
+
+
+def final_observation(info: Any, rows: Int[Tensor, " e"]) -> Observation:
+    """Return how the episodes of environments ended, out of the info of the step that ended them.
+
+    Raises:
+        ValueError: If it is missing.
+    """
+    for key in ("final_obs", "final_observation"):
+        if key in info and bool(to_tensor(info[f"_{key}"]).bool()[rows].all()):
+            return select_rows(info[key], rows)
+    raise ValueError(
+        "Expected `final_obs` and `_final_obs` in the info of a step that ended episodes, got "
+        f"{sorted(info)} for environments {rows.tolist()}."
+    )
 
 
 def _as_chunk(value: Any, shape: tuple[int, ...], name: str) -> Tensor:

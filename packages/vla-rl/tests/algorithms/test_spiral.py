@@ -132,3 +132,15 @@ def test_a_base_with_other_weights_is_another_run(tmp_path):
     _spiral(tmp_path).fit(1)
     with pytest.raises(CheckpointError, match=r"`policy_config.base_weights` is '\w{8}' there and"):
         _spiral(tmp_path, _policy(seed=1))
+
+
+def test_a_residual_is_saved_without_its_base_and_fits_no_other(tmp_path):
+    policy = _policy()
+    _spiral(tmp_path / "run", policy).fit(1)
+    policy.save_pretrained(tmp_path / "residual")
+    sizes = {"hidden_dim": 16, "num_layers": 2, "num_critics": 3}
+    again = ResidualPolicy.around(_policy().base, weights=tmp_path / "residual", **sizes)
+    decisions = [p.act(_obs(), generator=torch.Generator().manual_seed(0)) for p in (policy, again)]
+    assert torch.equal(decisions[0].actions, decisions[1].actions)
+    with pytest.raises(CheckpointError, match="a residual of this base with these settings at"):
+        ResidualPolicy.around(_policy(seed=1).base, weights=tmp_path / "residual", **sizes)

@@ -1,9 +1,10 @@
-"""Settings of the on-policy algorithms."""
+"""Settings of the algorithms that play episodes."""
 
 from dataclasses import dataclass
 from typing import ClassVar, Literal, get_args
 
 from vla_rl.functional.policy_losses import LEVELS, Level
+from vla_rl.functional.residual import CriticTarget
 
 Reward = Literal["feat2go", "sparse", "potential", "naive"]
 KeptGroups = Literal["all", "mixed_outcome", "mixed_reward"]
@@ -212,13 +213,70 @@ class RFTFConfig(OnPolicyConfig):
             )
 
 
-def _check_positive(config: OnPolicyConfig, *names: str) -> None:
+@dataclass(frozen=True, kw_only=True)
+class SpiralConfig:
+    """Settings of `vla_rl.algorithms.spiral.Spiral`.
+
+    The paper's values where it has them; sizes suit small policies.
+    """
+
+    episodes_per_round: int = 96
+    """Whole episodes per round."""
+    steps_per_round: int = 1000
+    """Gradient steps per round; the paper's table says 5,000, its code 10,000."""
+    batch_size: int = 256
+    """Transitions per step; the paper has 16 of a far larger model."""
+    lr: float = 3e-4
+    """Learning rate of residual and critics; the paper has 1e-4."""
+    weight_decay: float = 1e-4
+    """Of AdamW."""
+    max_grad_norm: float = 1.0
+    """Gradients are scaled down to this norm."""
+    gamma: float = 0.9995
+    """Discount per primitive step."""
+    mc_weight: float = 0.5
+    """alpha: weight of the Monte-Carlo outcome in the critics' target."""
+    critic_target: CriticTarget = "blended"
+    """``blended`` as the published code, or ``two_losses`` as the paper."""
+    bc_weight: float = 30.0
+    """beta: what the squared residual costs."""
+    num_draws: int = 4
+    """kappa: draws of noise per state in the residual's loss."""
+    tau: float = 0.005
+    """Share of the critics that their targets take over per step."""
+    target_noise: float = 0.0
+    """Standard deviation of noise on target actions, normalised; the paper says 0.2, its code 0."""
+    target_noise_clip: float = 0.5
+    """Bound on that noise."""
+    dense: bool = True
+    """Whether the rise of progress is paid; False pays successes only."""
+    seed: int = 0
+    """Of sampling."""
+    seed_start: int = 0
+    """Seed of the first training episode; the others count up from it."""
+
+    def __post_init__(self) -> None:
+        positive = ("episodes_per_round", "steps_per_round", "batch_size", "lr", "max_grad_norm")
+        _check_positive(self, *positive, "num_draws")
+        _check_unit_interval(self, "gamma", "mc_weight", "tau")
+        if self.bc_weight < 0.0 or self.target_noise < 0.0:
+            raise ValueError(
+                "Expected `bc_weight` and `target_noise` ≥ 0, got "
+                f"{self.bc_weight} and {self.target_noise}."
+            )
+        if self.critic_target not in get_args(CriticTarget):
+            raise ValueError(
+                f"Expected `critic_target` in {get_args(CriticTarget)}, got {self.critic_target!r}."
+            )
+
+
+def _check_positive(config: OnPolicyConfig | SpiralConfig, *names: str) -> None:
     for name in names:
         if getattr(config, name) <= 0:
             raise ValueError(f"Expected `{name}` > 0, got {getattr(config, name)}.")
 
 
-def _check_unit_interval(config: OnPolicyConfig, *names: str) -> None:
+def _check_unit_interval(config: OnPolicyConfig | SpiralConfig, *names: str) -> None:
     for name in names:
         if not 0.0 <= getattr(config, name) <= 1.0:
             raise ValueError(f"Expected `{name}` in [0, 1], got {getattr(config, name)}.")

@@ -5,87 +5,25 @@ Source: SPIRAL (arXiv 2606.10305); TD3 (Fujimoto et al., 2018) with a behaviour-
 
 import copy
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Self, get_args
+from typing import Any, Self
 
 import torch
 from lightning.fabric import Fabric
 from torch import Tensor
 from tqdm import tqdm
 
+from vla_rl.algorithms.settings import SpiralConfig
 from vla_rl.checkpoints import RunState, identity_of
 from vla_rl.decisions import Rollout
-from vla_rl.functional.residual import (
-    CriticTarget,
-    hybrid_critic_loss,
-    residual_actor_loss,
-    td_targets,
-)
+from vla_rl.functional.residual import hybrid_critic_loss, residual_actor_loss, td_targets
 from vla_rl.policies.residual_policy import ResidualPolicy
 from vla_rl.rollout import Environments, ProgressModels, collect_episodes
 from vla_rl.streams import random_stream, stream_seed
 from vla_rl.transitions import TransitionStore, rollout_transitions
 
 Metrics = dict[str, Any]
-
-
-@dataclass(frozen=True, kw_only=True)
-class SpiralConfig:
-    """Settings of `Spiral`. The paper's values where it has them; sizes suit small policies."""
-
-    episodes_per_round: int = 96
-    """Whole episodes per round."""
-    steps_per_round: int = 1000
-    """Gradient steps per round; the paper's table says 5,000, its code 10,000."""
-    batch_size: int = 256
-    """Transitions per step; the paper has 16 of a far larger model."""
-    lr: float = 3e-4
-    """Learning rate of residual and critics; the paper has 1e-4."""
-    weight_decay: float = 1e-4
-    """Of AdamW."""
-    max_grad_norm: float = 1.0
-    """Gradients are scaled down to this norm."""
-    gamma: float = 0.9995
-    """Discount per primitive step."""
-    mc_weight: float = 0.5
-    """alpha: weight of the Monte-Carlo outcome in the critics' target."""
-    critic_target: CriticTarget = "blended"
-    """``blended`` as the published code, or ``two_losses`` as the paper."""
-    bc_weight: float = 30.0
-    """beta: what the squared residual costs."""
-    num_draws: int = 4
-    """kappa: draws of noise per state in the residual's loss."""
-    tau: float = 0.005
-    """Share of the critics that their targets take over per step."""
-    target_noise: float = 0.0
-    """Standard deviation of noise on target actions, normalised; the paper says 0.2, its code 0."""
-    target_noise_clip: float = 0.5
-    """Bound on that noise."""
-    dense: bool = True
-    """Whether the rise of progress is paid; False pays successes only."""
-    seed: int = 0
-    """Of sampling."""
-    seed_start: int = 0
-    """Seed of the first training episode; the others count up from it."""
-
-    def __post_init__(self) -> None:
-        positive = ("episodes_per_round", "steps_per_round", "batch_size", "lr", "max_grad_norm")
-        for name in (*positive, "num_draws"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"Expected `{name}` > 0, got {getattr(self, name)}.")
-        for name in ("gamma", "mc_weight", "tau"):
-            if not 0.0 <= getattr(self, name) <= 1.0:
-                raise ValueError(f"Expected `{name}` in [0, 1], got {getattr(self, name)}.")
-        if self.bc_weight < 0.0 or self.target_noise < 0.0:
-            raise ValueError(
-                "Expected `bc_weight` and `target_noise` ≥ 0, got "
-                f"{self.bc_weight} and {self.target_noise}."
-            )
-        if self.critic_target not in get_args(CriticTarget):
-            raise ValueError(
-                f"Expected `critic_target` in {get_args(CriticTarget)}, got {self.critic_target!r}."
-            )
 
 
 class Spiral:

@@ -1,15 +1,23 @@
 """A frozen policy, a small residual on its actions, and critics that choose among them."""
 
+import json
+import os
 from collections.abc import Mapping
-from typing import Any, cast
+from pathlib import Path
+from typing import Any, Self, cast
 
 import torch
 from jaxtyping import Float
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Generator, Tensor, nn
 
+from vla_rl.errors import CheckpointError
 from vla_rl.identity import policy_config, weights_checksum
 from vla_rl.policies.trunk import as_vector
 from vla_rl.types import ActOutput, EvaluateOutput, ImitationBatch, LatentPolicy, Observation
+
+_WEIGHTS = "residual.safetensors"
 
 
 class ResidualPolicy(nn.Module):
@@ -84,6 +92,49 @@ class ResidualPolicy(nn.Module):
         self.critics = nn.ModuleList(
             _mlp(feature_dim + 2 * size, 1, hidden_dim, num_layers) for _ in range(num_critics)
         )
+
+    @classmethod
+    def around(cls, base: nn.Module, *, weights: str | Path | None = None, **settings: Any) -> Self:
+        """Build one for a base that knows its widths and range, such as a `FlowPolicy`.
+
+        Args:
+            base: With ``feature_dim``, ``action_low`` and ``action_high``.
+            weights: Folder that `save_pretrained` wrote; an untrained residual when None.
+            settings: Other arguments of ``__init__``.
+
+        Raises:
+            CheckpointError: If the weights were learned on another base or with other settings.
+        """
+        known = {name: getattr(base, name) for name in ("feature_dim", "action_low", "action_high")}
+        policy = cls(base, **known, **settings)
+        if weights is not None:
+            policy._load(Path(weights))
+        return policy
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write residual and critics, without the base, into a folder."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        partial = folder / f".{_WEIGHTS}.partial"
+        # Their names are those of this module's own state; contiguous, as the format wants them.
+        state = {name: value.contiguous() for name, value in self._learned().items()}
+        save_file(state, partial, metadata={"identity": json.dumps(self._identity)})
+        os.replace(partial, folder / _WEIGHTS)
+
+    def _load(self, folder: Path) -> None:
+        with safe_open(folder / _WEIGHTS, framework="pt") as file:
+            found = json.loads((file.metadata() or {}).get("identity", "null"))
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        if found != json.loads(json.dumps(self._identity)):
+            raise CheckpointError(
+                f"Expected a residual of this base with these settings at {folder}, got {found} "
+                f"instead of {self._identity}."
+            )
+        self.load_state_dict(state, strict=False)
+
+    def _learned(self) -> dict[str, Tensor]:
+        state = self.state_dict()
+        return {k: v for k, v in state.items() if k.startswith(("actor.", "critics."))}
 
     @torch.no_grad()
     def act(

@@ -65,12 +65,13 @@ class SmallPolicy(nn.Module, PyTorchModelHubMixin, library_name="vla-rl", tags=[
             "cameras": trunk.cameras,
             "model_type": self.model_type,
         }
-        self._hidden_dim = hidden_dim
+        self.feature_dim = hidden_dim
+        """Width of the features of the trunk."""
 
     def _add_critic(self) -> None:
         """Build the critic; the last layer a subclass builds."""
         self.value_head = nn.Sequential(
-            nn.Linear(self._hidden_dim, 128), nn.ReLU(), nn.Linear(128, 1)
+            nn.Linear(self.feature_dim, 128), nn.ReLU(), nn.Linear(128, 1)
         )
 
     def _value(self, features: Float[Tensor, "n hidden"]) -> Float[Tensor, " n"]:
