@@ -8,6 +8,7 @@ import torch
 from value_models import __version__
 from value_models.cli import main
 from value_models.progress_model import DistributionalProgressModel
+from value_models.stock import STOCK
 
 # Lightning's own calls into jsonargparse, and its remarks on folders that a test fills on purpose.
 pytestmark = [
@@ -53,12 +54,14 @@ trainer:
       init_args: {path: predictions.csv}
 """
 
-# The stock config names objects of an optional sibling package.
+# The stock configs name objects of an optional sibling package.
 STAND_INS = {
     "progress_labels.episodes.LabeledEpisodes": "value_models.testing.SyntheticEpisodes",
     "progress_labels.encoders.load_encoder": "value_models.testing.PixelEncoder",
-    "root: demos": "num: 4",
     "name: offline": "grid: 4",
+    "hand_camera": "hand",
+    "      root: demos\n      camera": "      num: 4\n      camera",
+    "          root: demos\n": "          num: 4\n",
 }
 
 
@@ -77,7 +80,7 @@ def run(tmp_path, monkeypatch):
 def test_help_names_every_command(run, capsys):
     run("--help")
     out = capsys.readouterr().out
-    for command in ("fit", "validate", "test", "predict", "config"):
+    for command in ("fit", "validate", "test", "predict", "report", "config"):
         assert f"\n  {command} " in out
     run("--version")
     assert capsys.readouterr().out.strip() == __version__
@@ -186,14 +189,45 @@ def test_broken_data_is_one_line(run):
         run("fit", "--config", "config.yaml", "--data.camera", "x")
 
 
-def test_stock_config_parses(run, tmp_path, capsys):
-    run("config")
+@pytest.mark.parametrize("name", STOCK)
+def test_stock_configs_parse(run, tmp_path, capsys, name):
+    run("config", name)
     stock = capsys.readouterr().out
     for old, new in STAND_INS.items():
-        assert old in stock
         stock = stock.replace(old, new)
     (tmp_path / "stock.yaml").write_text(stock)
     with pytest.raises(SystemExit) as stop:
         run("fit", "--config", "stock.yaml", "--print_config")
     assert stop.value.code == 0
-    assert "num_bins: 201" in capsys.readouterr().out
+    assert f"class_path: value_models.{STOCK[name].module}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["feat2go", "rftf", "sarm", "success"])
+def test_stock_configs_train_in_one_command_and_report(run, tmp_path, capsys, name):
+    run("config", name)
+    stock = capsys.readouterr().out
+    for old, new in STAND_INS.items():
+        stock = stock.replace(old, new)
+    # The made-up episodes have three stages and are short.
+    stock = stock.replace("[0.25, 0.25, 0.25, 0.25]", "[0.3, 0.3, 0.4]")
+    stock = stock.replace("num_frames: 8, stride: 4", "num_frames: 5, stride: 4")
+    (tmp_path / "stock.yaml").write_text(stock)
+    quiet = ["--trainer.enable_progress_bar", "false", "--data.progress_bar", "false"]
+    run("fit", "--config", "stock.yaml", "--trainer.max_epochs", "1", *quiet)
+    report = tmp_path / "runs" / name / "report.html"
+    assert "Held-out scores" in report.read_text()
+    report.write_text("old")
+    (last,) = (tmp_path / "runs" / name).glob("version_0/checkpoints/last.ckpt")
+    run("report", "--config", "stock.yaml", "--ckpt_path", str(last), *quiet)
+    assert "Held-out scores" in report.read_text()
+
+
+def test_unknown_stock_config(run):
+    with pytest.raises(SystemExit, match="No stock configuration 'sarm3'; choose one of feat2go"):
+        run("config", "sarm3")
+
+
+def test_a_report_needs_its_callback(run):
+    run("fit", "--config", "config.yaml", "--trainer.max_epochs", "1")
+    with pytest.raises(SystemExit, match=r"Expected `value_models.callbacks.ReportWriter` in the"):
+        run("report", "--config", "config.yaml", "--ckpt_path", "checkpoints/last.ckpt")

@@ -1,8 +1,14 @@
+import sys
+import types
+from types import SimpleNamespace
+
 import pytest
 import torch
 
+from value_models.cli import main
 from value_models.testing import check_progress_model, make_episodes, make_observation
 from value_models.vision_language import VisionLanguageProgressModel
+from value_models.vision_modules import ChatInputs, RawFrames, VisionLanguageModule
 
 transformers = pytest.importorskip("transformers", reason="needs the extra [vlm]")
 
@@ -140,6 +146,113 @@ def test_lora_trains_additions_and_head_only(tmp_path):
     again = VisionLanguageProgressModel.from_pretrained(tmp_path / "model", backbone, _prepare)
     obs = make_observation(2)
     torch.testing.assert_close(again.progress(obs), model.progress(obs))
+
+
+class LetterInputs:
+    """`_prepare` behind a class path."""
+
+    def __call__(self, frames, task):
+        return _prepare(frames, task)
+
+
+CONFIG = """
+seed_everything: 0
+data:
+  camera: hand
+  batch_size: 16
+  progress_bar: false
+  episodes:
+    class_path: value_models.testing.SyntheticEpisodes
+    init_args: {num: 4}
+  encoder:
+    class_path: value_models.vision_modules.RawFrames
+model:
+  class_path: value_models.vision_modules.VisionLanguageModule
+  init_args:
+    backbone: backbone
+    lora_rank: 2
+    lr: 0.003
+    prepare:
+      class_path: letters.LetterInputs
+trainer:
+  max_epochs: 1
+  accelerator: cpu
+  enable_progress_bar: false
+  enable_model_summary: false
+  log_every_n_steps: 1
+  num_sanity_val_steps: 0
+  logger:
+    class_path: lightning.pytorch.loggers.CSVLogger
+    init_args: {save_dir: runs}
+  plugins:
+    - class_path: value_models.callbacks.AtomicCheckpointIO
+  callbacks:
+    - class_path: lightning.pytorch.callbacks.ModelCheckpoint
+      init_args: {dirpath: checkpoints, save_last: true}
+    - class_path: value_models.callbacks.MemoryEstimate
+    - class_path: value_models.callbacks.PredictionWriter
+      init_args: {path: predictions.csv}
+"""
+
+
+# Lightning's own calls into jsonargparse; peft's into transformers.
+@pytest.mark.filterwarnings("ignore:(?s).*JsonargparseDeprecationWarning")
+@pytest.mark.filterwarnings("ignore:(?s).*was deprecated in v4")
+@pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty")
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+def test_is_trained_and_used_from_the_command_line(tmp_path, monkeypatch, caplog):
+    pytest.importorskip("peft", reason="needs the extra [lora]")
+    monkeypatch.chdir(tmp_path)
+    letters = types.ModuleType("letters")
+    letters.LetterInputs = LetterInputs
+    LetterInputs.__module__ = "letters"
+    monkeypatch.setitem(sys.modules, "letters", letters)
+    caplog.set_level("INFO", logger="lightning.pytorch")
+    _backbone().save_pretrained(tmp_path / "backbone")
+    (tmp_path / "vlm.yaml").write_text(CONFIG)
+
+    def run(*args):
+        monkeypatch.setattr(sys, "argv", ["value-models", *args, "--config", "vlm.yaml"])
+        main()
+
+    run("fit")
+    assert "Memory: " in caplog.text
+    run("predict", "--ckpt_path", "checkpoints/last.ckpt")
+    header, *rows = (tmp_path / "predictions.csv").read_text().splitlines()
+    assert header == "episode_index,frame_index,progress"
+    assert {row.split(",")[0] for row in rows} == {"0", "1", "2", "3"}
+
+
+def test_the_shell_needs_frames():
+    with pytest.raises(ValueError, match=r"`data.encoder` to be .*RawFrames, got encoder 'pixel"):
+        VisionLanguageModule(
+            camera="hand", encoder_id="pixel-4", num_patches=16, feature_dim=24, backbone="none"
+        )
+
+
+def test_pixels_survive_the_way_through_the_data():
+    frames = torch.randint(0, 256, (2, 3, 8, 6, 3), dtype=torch.uint8)
+    rows = RawFrames().encode(frames).half()
+    assert rows.shape == (2, 3, 8, 18)
+    back = VisionLanguageModule._with_frames(
+        SimpleNamespace(feature_key="f", model=SimpleNamespace(camera="hand")), {"f": rows}
+    )
+    assert torch.equal(back["observation.images.hand"], frames)
+
+
+def test_chat_asks_about_each_frame():
+    class Processor:
+        def apply_chat_template(self, conversations, **options):
+            assert options["return_dict"]
+            return {"texts": [turn[0]["content"] for turn in conversations]}
+
+    frames = torch.randint(0, 256, (2, 4, 4, 3), dtype=torch.uint8)
+    inputs = ChatInputs(Processor(), prompt="How far: {task}")(frames, ["push", "pull"])
+    (image, text), (_, other) = inputs["texts"]
+    assert (image["image"] == frames[0].numpy()).all()
+    assert (text["text"], other["text"]) == ("How far: push", "How far: pull")
+    with pytest.raises(ValueError, match=r"Expected '{task}' in `prompt`, got 'How far"):
+        ChatInputs(Processor(), prompt="How far?")
 
 
 def test_round_trip_and_refusals(tmp_path):

@@ -192,10 +192,20 @@ def test_gates_follow_the_estimated_group():
     assert 1 <= len(used) <= 2
 
 
-def test_decoder_error_reaches_the_estimator_in_training_only():
+def test_decoder_error_reaches_the_estimator():
     model = _make("sarm2").train()
     model(_episodes(2, 8)).progress.sum().backward()
     assert model.estimator.primitive_head.weight.grad.abs().sum() > 0
+
+
+def test_the_decoder_reads_the_same_primitives_in_training_and_in_use():
+    # Without dropout nothing else differs between the modes.
+    model = _make("sarm2", dropout=0.0)
+    batch = _episodes(2, 8)
+    with torch.no_grad():
+        used = model.eval()(batch).progress
+        trained = model.train()(batch).progress
+    torch.testing.assert_close(trained, used)
 
 
 def test_estimator_is_taken_over():

@@ -7,8 +7,9 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
+from value_models.networks import InstructionEmbedding
 from value_models.pretrained import PretrainedModule
 from value_models.types import FrameEncoder, ProgressBatch
 
@@ -69,6 +70,40 @@ class FrozenFeatureModel(PretrainedModule):
         # Past nn.Module.__setattr__, which would register the encoder's weights as our own.
         object.__setattr__(self, "_encoder", encoder)
         return self
+
+    def for_streaming(
+        self, *, dtype: torch.dtype | None = None, compile_model: bool = False
+    ) -> Self:
+        """Make a trained model cheaper to run, in eval mode; the encoder stays as it is.
+
+        Args:
+            dtype: Of weights and arithmetic, such as ``torch.bfloat16``; progress stays float32.
+            compile_model: Run its parts through `torch.compile`; the first calls of each shape
+                take seconds, and a CPU needs a C++ compiler.
+
+        Raises:
+            ValueError: If ``dtype`` is not a floating point type.
+        """
+        if dtype is not None and not dtype.is_floating_point:
+            raise ValueError(f"Expected a floating point `dtype`, got {dtype}.")
+        self.eval().to(dtype)
+        self.reset()
+        for child in self._parts() if compile_model else ():
+            child.compile()
+        return self
+
+    def reset(self, env_mask: Any = None) -> None:
+        """Forget the history of the environments in ``env_mask`` ``(n,)``; all when None."""
+
+    def _parts(self) -> Iterator[nn.Module]:
+        """What is compiled: not the lookup of words, which is no tensor arithmetic."""
+        for child in self.children():
+            if isinstance(child, FrozenFeatureModel):
+                yield from child._parts()
+            elif isinstance(child, nn.ModuleDict):
+                yield from child.values()
+            elif not isinstance(child, (InstructionEmbedding, nn.Embedding)):
+                yield child
 
     def read_features(self, batch: ProgressBatch) -> Float[Tensor, "b t p d"]:
         """Return the features of all cameras of a batch of windows; encode frames if need be."""

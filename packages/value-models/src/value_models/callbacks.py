@@ -1,6 +1,7 @@
-"""Lightning plug-ins: atomic checkpoints, model folders, prediction files, memory."""
+"""Lightning plug-ins: atomic checkpoints, model folders, predictions, reports, memory."""
 
 import csv
+import importlib.util
 import os
 import tempfile
 from collections.abc import Sequence
@@ -80,6 +81,41 @@ class PredictionWriter(BasePredictionWriter):
                     rows = enumerate(curve.tolist())
                     writer.writerows([int(index), frame, form.format(x)] for frame, x in rows)
         os.replace(fresh, path)
+
+
+class ReportWriter(Callback):
+    """Writes an HTML report of the held-out episodes after training, and after ``report``.
+
+    Needs the extra ``[viz]``.
+
+    Args:
+        path: The file; replaced only when complete.
+        num_strips: Most successes and most failures to show.
+    """
+
+    def __init__(self, path: str, num_strips: int = 4) -> None:
+        if importlib.util.find_spec("matplotlib") is None:
+            raise ValueError("A report needs matplotlib: pip install 'value-models[viz]'.")
+        self.path = path
+        self.num_strips = num_strips
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write on the first rank."""
+        self._write(trainer, pl_module)
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write on the first rank."""
+        self._write(trainer, pl_module)
+
+    def _write(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not trainer.is_global_zero:
+            return
+        # Seconds of import that a run without a report need not pay for.
+        from value_models.report import write_report
+
+        data: Any = getattr(trainer, "datamodule", None)
+        write_report(self.path, pl_module.model, data, num_strips=self.num_strips)
+        rank_zero_info(f"Report: {self.path}")
 
 
 class MemoryEstimate(Callback):

@@ -1,12 +1,13 @@
-"""Command line: ``value-models fit|validate|test|predict`` (LightningCLI) and ``config``."""
+"""Command line: ``value-models fit|validate|test|predict|report`` (LightningCLI), ``config``."""
 
 import sys
 import warnings
-from importlib.resources import files
+from typing import Any
 
 from value_models import __version__
+from value_models.stock import STOCK, stock_config
 
-LIGHTNING_COMMANDS = ("fit", "validate", "test", "predict")
+LIGHTNING_COMMANDS = ("fit", "validate", "test", "predict", "report")
 
 USAGE = f"""\
 usage: value-models COMMAND [options]
@@ -18,14 +19,15 @@ commands:
   validate   score a checkpoint on the held-out episodes
   test       the same under the name test/...
   predict    write predicted progress per frame to a CSV file
-  config     print the stock configuration (Feat2Go)
+  report     write the HTML report of a checkpoint again (`fit` writes it too)
+  config     print a stock configuration: {", ".join(STOCK)}
 
 options:
   -h, --help     show this text; `value-models COMMAND --help` shows all options of a command
   --version      show the version ({__version__})
 
 example:
-  value-models config > feat2go.yaml
+  value-models config feat2go > feat2go.yaml
   value-models fit --config feat2go.yaml --data.episodes.init_args.root demos
   value-models predict --config feat2go.yaml --ckpt_path LAST_CKPT
 """
@@ -38,11 +40,12 @@ def main() -> None:
         print(USAGE, end="")
     elif command == "--version":
         print(__version__)
-    elif command == "config":
-        print(files("value_models").joinpath("configs/feat2go.yaml").read_text(), end="")
-    elif command in LIGHTNING_COMMANDS:
+    elif command in ("config", *LIGHTNING_COMMANDS):
         try:
-            _run_lightning()
+            if command == "config":
+                print(stock_config(*(sys.argv[2:3] or ["feat2go"])), end="")
+            else:
+                _run_lightning()
         except (ValueError, OSError, KeyError) as error:
             # Broken input, not a broken program: the message says what to do.
             text = error.args[0] if isinstance(error, KeyError) else error
@@ -57,6 +60,7 @@ def _run_lightning() -> None:
     from lightning import LightningModule
     from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
+    from value_models.callbacks import ReportWriter
     from value_models.data import ProgressDataModule
 
     # The features are in memory: workers would only copy them.
@@ -69,6 +73,14 @@ def _run_lightning() -> None:
                     f"data.{name}", f"model.init_args.{name}", apply_on="instantiate"
                 )
 
+        def before_test(self) -> None:
+            callbacks: list[Any] = getattr(self.trainer, "callbacks")  # noqa: B009 - untyped
+            if is_report and not any(isinstance(c, ReportWriter) for c in callbacks):
+                raise ValueError("Expected `value_models.callbacks.ReportWriter` in the callbacks.")
+
+    is_report = sys.argv[1] == "report"
+    if is_report:  # a test, after which the callback writes the report
+        sys.argv[1] = "test"
     ProgressCLI(
         LightningModule,
         ProgressDataModule,

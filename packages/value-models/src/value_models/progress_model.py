@@ -1,6 +1,6 @@
 """Progress of single frames: distributional (Feat2Go), ranked (RFTF), and the clock to beat."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -86,20 +86,20 @@ class FrameModel(FrozenFeatureModel):
             TypeError: If frames are not uint8 or ``task`` is not a list.
             KeyError: If the camera is missing.
         """
+        return self._over_frames(batch, lambda output: output.progress)
+
+    def _over_frames(self, batch: ProgressBatch, read: Callable[[Any], Tensor]) -> Tensor:
+        """Apply the model to every frame, some at a time; ``read`` takes (b, t, …) of it."""
         cameras = self._frames(batch, num_axes=0)
         b, t = cameras[0].values.shape[:2]
         task = read_instructions(batch, b)
+        parts = []
         with self._inference():
-            progress = [
-                self(
-                    self._encoded(
-                        [c._replace(values=c.values[:, i : i + FRAMES_PER_CALL]) for c in cameras]
-                    ),
-                    task,
-                ).progress
-                for i in range(0, t, FRAMES_PER_CALL)
-            ]
-        return torch.cat(progress, dim=1)
+            for i in range(0, t, FRAMES_PER_CALL):
+                cut = slice(i, i + FRAMES_PER_CALL)
+                features = self._encoded([c._replace(values=c.values[:, cut]) for c in cameras])
+                parts.append(read(self(features, task)))
+        return torch.cat(parts, dim=1)
 
     def compute_reward(self, batch: ProgressBatch) -> Float[Tensor, " b"]:
         """Progress of the last frame of each window (LeRobot's reward-model meaning)."""
@@ -178,6 +178,10 @@ class DistributionalProgressModel(FrameModel, library_name="value-models"):
         """Predict from patch features and one instruction per window."""
         logits = self.read(features, task)
         return ProgressOutput(logits, expectation(logits))
+
+    def compute_logits(self, batch: ProgressBatch) -> Float[Tensor, "b t bins"]:
+        """Logits of the bins of every frame of a batch of windows; see `compute_progress`."""
+        return self._over_frames(batch, lambda output: output.logits)
 
 
 class RankedOutput(NamedTuple):

@@ -138,8 +138,9 @@ class GatedValueModel(WindowProgressModel, library_name="value-models"):
     """Window, instruction and estimated primitive to progress, by gated experts.
 
     The group of the estimated primitive chooses one of 8 gates, which weigh experts that all
-    gates share. In training, the decoder reads the mixture of the primitives' embeddings, so that
-    its error can reach the estimator; in inference, that of the chosen one.
+    gates share. The decoder also reads the mixture of the primitives' embeddings, in training and
+    in use: its error can reach the estimator, and it meets no input that it was not trained on
+    (SARM2's released code trains on the mixture and serves the likeliest one's).
 
     Args:
         camera: Camera that the model looks through.
@@ -249,6 +250,10 @@ class GatedValueModel(WindowProgressModel, library_name="value-models"):
         except RuntimeError as error:
             raise ValueError(f"The estimator does not fit the model: {error}") from error
 
+    def compute_experts(self, batch: ProgressBatch) -> Int[Tensor, "b t k"]:
+        """Experts that every frame of whole episodes is given to."""
+        return self._over_episode(batch, lambda output: output.experts[:, -1])
+
     def embed(
         self, features: Float[Tensor, "b t p d"], state: Float[Tensor, "b t s"] | None = None
     ) -> Float[Tensor, "b t r dim"]:
@@ -272,7 +277,7 @@ class GatedValueModel(WindowProgressModel, library_name="value-models"):
             )
             table = self.primitive_embedding
             probs = estimate.primitive_logits.softmax(-1).to(table.weight.dtype)
-            context.append(probs @ table.weight if self.training else table(primitive))
+            context.append(probs @ table.weight)
             gate = primitive_group(primitive) if self.multi_gate else gate
         hidden = self.body(own, context)
         b, w = hidden.shape[:2]

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from value_models.distributed import known_class_loss, known_squared_error
+from value_models.distributed import global_count, known_class_loss, known_squared_error
 from value_models.functional.experts import (
     collapse_score,
     expert_load,
@@ -169,7 +169,9 @@ class GatedModule(WindowModule):
             + self.hparams["importance"] * importance_variance(probs)
             - self.hparams["entropy"] * routing_entropy(probs)
         )
-        return float(self.hparams["auxiliary"]) * terms
+        # Each process routes its own tokens; it counts by how many of all they are.
+        share = len(probs) / global_count(real).clamp(min=1.0)
+        return float(self.hparams["auxiliary"]) * share * terms
 
 
 def newest_primitive(batch: ProgressBatch, num_frames: int) -> Tensor:

@@ -80,12 +80,24 @@ class VisionLanguageProgressModel(nn.Module):
         logits = self.head(state.to(weight.dtype)).unsqueeze(1)
         return ProgressOutput(logits, expectation(logits))
 
-    def loss(self, batch: ProgressBatch, *, sigma_bins: float | None = 0.75) -> Float[Tensor, ""]:
-        """Cross-entropy of a batch of frames (b, 1, h, w, 3) with ``progress`` (b, 1)."""
+    def loss(
+        self,
+        batch: ProgressBatch,
+        *,
+        sigma_bins: float | None = 0.75,
+        count: Tensor | None = None,
+    ) -> Float[Tensor, ""]:
+        """Cross-entropy of a batch of frames (b, 1, h, w, 3) with ``progress`` (b, 1).
+
+        Args:
+            batch: Frames, instructions and labels.
+            sigma_bins: Width of the Gaussian targets in bins; None for two-hot targets.
+            count: Number to divide by in place of the known labels; see `masked_mean`.
+        """
         frames = self._frames(batch, ndim=5)[:, 0]
         logits = self(frames, read_instructions(batch, len(frames))).logits
         target = batch["progress"].to(logits.device)
-        return distributional_cross_entropy(logits, target, sigma_bins=sigma_bins)
+        return distributional_cross_entropy(logits, target, sigma_bins=sigma_bins, count=count)
 
     def add_lora(
         self, *, rank: int = 16, alpha: int = 32, targets: Sequence[str] = LORA_TARGETS

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from value_models.base import FrozenFeatureModel
 from value_models.distributed import known_squared_error, window_mean
 from value_models.functional.ranking import (
-    centring_penalty,
     pairwise_ranking_loss,
     sample_pairs,
     sampled_ranking_loss,
@@ -192,7 +191,8 @@ class RankingModule(WindowModule):
         else:
             losses = sampled_ranking_loss(values, time, sample_pairs(length, num_pairs=num_pairs))
         has_pair = time.masked_fill(~mask, 0).amax(1) > 0
-        centred: Tensor = self.hparams["centring"] * centring_penalty(values, mask)
+        # `functional.centring_penalty`, over the frames of all processes.
+        centred: Tensor = self.hparams["centring"] * window_mean(values.square(), mask)
         return window_mean(losses, has_pair) + centred
 
 
