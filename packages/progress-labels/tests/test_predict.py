@@ -17,7 +17,9 @@ def test_predict_writes_the_bytes_of_one_run(tmp_path):
     expected = path.read_bytes()
     with pytest.raises(DatasetError, match="exists; pass --overwrite"):
         predict_labels(root, encoder)
-    assert predict_labels(root, encoder, overwrite=True).read_bytes() == expected
+    path.write_bytes(b"something older")
+    assert predict_labels(root, encoder, overwrite=True) == path
+    assert path.read_bytes() == expected
     assert not list(root.glob(".feat2go*"))
     with pytest.raises(ValueError, match="all episodes at once"):
         predict_labels(root, encoder, config=LabelConfig(common_stages=True))

@@ -60,6 +60,24 @@ def test_the_page_has_a_row_per_episode_the_flagged_first(tmp_path):
     ]
 
 
+@pytest.mark.parametrize("name", ["index.html", "episode-000001.png"])
+def test_only_files_of_a_report_are_replaced(tmp_path, name):
+    root, out = tmp_path / "set", tmp_path / "site"
+    make_dataset(root, num_episodes=2)
+    label_dataset(root, load_encoder(), progress_bar=False)
+    out.mkdir()
+    (out / name).write_bytes(b"somebody's")
+    with pytest.raises(DatasetError, match=f"{name} is not of a report; choose another folder"):
+        write_report(root, out)
+    assert [path.name for path in out.iterdir()] == [name]
+    assert (out / name).read_bytes() == b"somebody's"
+    (out / name).unlink()
+    first, _ = write_report(root, out)
+    before = first.read_bytes()
+    again, _ = write_report(root, out)
+    assert again.read_bytes() == before
+
+
 def test_an_episode_that_cannot_be_read_has_a_row_that_says_so(tmp_path):
     root = tmp_path / "set"
     make_dataset(root, num_episodes=2)

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -9,7 +10,6 @@ from safetensors.torch import save_file
 from progress_labels.cache import FeatureCache
 from progress_labels.dataset import EpisodeDataset
 from progress_labels.encoders import load_encoder
-from progress_labels.episode_labels import make_reference
 from progress_labels.errors import DatasetError
 from progress_labels.labels import (
     LabelConfig,
@@ -20,6 +20,7 @@ from progress_labels.labels import (
     read_labels,
     read_problems,
 )
+from progress_labels.references import make_reference
 from progress_labels.testing import make_dataset, make_staged_features
 
 
@@ -184,9 +185,15 @@ def test_failures_are_measured_against_a_success(root, encoder):
     path = label_dataset(
         root, encoder, progress_bar=False, config=LabelConfig(failures="reference")
     )
-    failed = read_labels(path)[3]
-    assert np.isfinite(failed.progress).all()
-    assert failed.num_stages == 0
+    labels = read_labels(path)
+    dataset = EpisodeDataset(root)
+    features = [encoder.encode(dataset[n]["frames"][None])[0] for n in range(4)]
+    references = [make_reference(features[n], labels[n]) for n in range(3)]
+    expected = label_failure(features[3], references)
+    for actual, value in zip(labels[3], expected, strict=True):
+        np.testing.assert_array_equal(actual, value)
+    assert labels[3].progress.max() > labels[3].progress.min()
+    assert labels[3].num_stages == 0
     table = pq.read_table(path)
     assert json.loads(table.schema.metadata[b"config"])["failures"] == "reference"
 
@@ -204,11 +211,49 @@ def test_a_failure_that_stops_half_way_gets_no_ramp():
 
 def test_common_stages_are_equally_many(tmp_path, encoder):
     root = tmp_path / "set"
-    make_dataset(root, num_episodes=4, num_stages=3)
-    config = LabelConfig(common_stages=True)
+    make_dataset(root, num_episodes=6, failures=1, num_stages=4, idle_tail=4)
+    own = LabelConfig(failures="reference", alpha=1.2)
+    path = label_dataset(root, encoder, progress_bar=False, config=own)
+    assert len({label.num_stages for label in read_labels(path).values()} - {0}) > 1
+    config = replace(own, common_stages=True)
+    label_dataset(root, encoder, progress_bar=False, config=config, overwrite=True)
+    labels = read_labels(path)
+    assert len({labels[n].num_stages for n in range(5)}) == 1
+    assert labels[0].num_stages > 1
+    for number in range(5):
+        assert labels[number].progress[-5:].tolist() == [1.0] * 5
+        assert labels[number].stage[-1] == labels[0].num_stages - 1
+    assert np.isfinite(labels[5].progress).all()
+
+
+def test_common_stages_end_where_idle_tails_begin(tmp_path, encoder):
+    root = tmp_path / "set"
+    make_dataset(root, num_episodes=3, num_stages=3)
+
+    def never_say_when(columns):
+        columns["next.success"] = [n % 48 == 47 for n in range(144)]
+
+    _edit_rows(root, never_say_when)
+    config = LabelConfig(common_stages=True, trim_idle=True)
     labels = read_labels(label_dataset(root, encoder, progress_bar=False, config=config))
-    assert len({label.num_stages for label in labels.values()}) == 1
-    assert {label.progress[-1] for label in labels.values()} == {1.0}
+    alone = LabelConfig(trim_idle=True)
+    own = read_labels(
+        label_dataset(root, encoder, progress_bar=False, config=alone, overwrite=True)
+    )
+    # The squares rest from the twelfth of the last sixteen frames on.
+    for found in (labels, own):
+        for label in found.values():
+            assert label.progress[44:].tolist() == [1.0] * 4
+
+
+def test_references_end_at_completion_not_at_the_first_one(encoder):
+    features, _ = make_staged_features(num_stages=3)
+    labels = label_episode(features, completion=50)
+    early = labels._replace(progress=np.where(np.arange(60) > 20, 1.0, 0.5).astype(np.float32))
+    reference = make_reference(features, early, completion=50)
+    assert torch.equal(reference.features[-1], features[50])
+    torch.testing.assert_close(reference.goal, features[48:51].mean(dim=0))
+    assert reference.progress[0] == 0.5
 
 
 def test_cameras_are_averaged(tmp_path, encoder):

@@ -1,13 +1,13 @@
 """Labels episodes of one dataset, one by one or aligned to a common set of stages."""
 
+import contextlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 import progress_labels
@@ -15,16 +15,13 @@ from progress_labels.cache import FeatureCache
 from progress_labels.dataset import EpisodeDataset
 from progress_labels.episode_labels import (
     LabelConfig,
-    Reference,
-    fixed_beta,
     label_episode,
-    label_failure,
-    make_reference,
     unknown_labels,
 )
 from progress_labels.errors import DatasetError
-from progress_labels.functional import aligned_stages, common_stage_count, patch_similarity
+from progress_labels.references import Reference, label_failure, make_reference
 from progress_labels.sidecar import LABELER, finish, label_table
+from progress_labels.task_stages import Stages, task_stages
 from progress_labels.types import SCHEMA_VERSION, EpisodeLabels, FrameEncoder
 
 _NUM_REFERENCES = 8
@@ -63,6 +60,7 @@ class DatasetLabeler:
         self.config = config or LabelConfig()
         self.cache = cache
         self._references: dict[str, list[Reference]] = {}
+        self._stages: Stages = {}
         self._stamps = self.dataset.stamps()
 
     def features(self, position: int) -> Float[Tensor, "t p d"]:
@@ -84,14 +82,29 @@ class DatasetLabeler:
             raise DatasetError("all frames are equal, or there is only one: nothing to measure")
         return torch.cat(parts, dim=1)
 
+    def find_common_stages(self) -> None:
+        """Cut all successful episodes of each task into one set of stages (`task_stages`).
+
+        What is labelled afterwards has these stages. Episodes that cannot be read are left out;
+        `label` names them.
+        """
+        by_task: dict[str, dict[int, int]] = {}
+        for position in range(len(self.dataset)):
+            with contextlib.suppress(ValueError):
+                self.dataset.check(position)
+                completion = self.dataset.completion(position)
+                if completion is not None:
+                    by_task.setdefault(self.dataset.task(position), {})[position] = completion
+        for completions in by_task.values():
+            self._stages |= task_stages(self._readable, completions, config=self.config)
+
     def label(self, position: int) -> tuple[EpisodeLabels, str]:
         """Return the labels of an episode, and what is wrong with it (empty if nothing is)."""
         try:
             self.dataset.check(position)
             completion = self.dataset.completion(position)
             if completion is not None:
-                features = self.features(position)
-                return label_episode(features, config=self.config, completion=completion), ""
+                return self._label_success(position, self.features(position), completion), ""
             if self.config.failures == "unknown":
                 return unknown_labels(self.dataset.files(position).length), ""
             references = self._references_of(self.dataset.task(position))
@@ -101,35 +114,18 @@ class DatasetLabeler:
         except ValueError as error:  # DatasetError is one too
             return unknown_labels(self.dataset.files(position).length), str(error)
 
-    def aligned(
-        self, labels: dict[int, EpisodeLabels], positions: Sequence[int]
-    ) -> dict[int, EpisodeLabels]:
-        """Cut all successful episodes of a task into one common set of stages.
+    def _readable(self, position: int) -> Float[Tensor, "t p d"] | None:
+        """Return features of an episode, None if it has none that could be used."""
+        try:
+            features = self.features(position)
+        except ValueError:
+            return None
+        return features if bool(features.isfinite().all()) else None
 
-        The number of stages is the most frequent one. Subgoals are averaged over the episodes that
-        have it; every other episode is cut where its frames fit them best (`aligned_stages`).
-
-        Args:
-            labels: Labels by episode index, as `label` gives them.
-            positions: Positions of those episodes in the dataset.
-
-        Returns:
-            Labels with equally many stages per task; what was not labelled is left as it is.
-        """
-        by_task: dict[str, list[int]] = {}
-        for position in positions:
-            if labels[self.dataset.files(position).episode_index].num_stages:
-                by_task.setdefault(self.dataset.task(position), []).append(position)
-        result = dict(labels)
-        for members in by_task.values():
-            own = {m: labels[self.dataset.files(m).episode_index] for m in members}
-            count = common_stage_count([label.num_stages for label in own.values()])
-            typical = [m for m in members if own[m].num_stages == count]
-            subgoals = sum(self._subgoals(m, own[m]) for m in typical) / len(typical)
-            for member in set(members) - set(typical):
-                episode = self.dataset.files(member).episode_index
-                result[episode] = self._recut(member, torch.as_tensor(subgoals))
-        return result
+    def _label_success(self, position: int, features: Tensor, completion: int) -> EpisodeLabels:
+        stage = self._stages.get(position)
+        end = completion if stage is None else len(stage) - 1
+        return label_episode(features, config=self.config, completion=end, stage=stage)
 
     def write(
         self,
@@ -177,26 +173,11 @@ class DatasetLabeler:
                 if completion is None:
                     continue
                 features = self.features(position)
-                labels = label_episode(features, config=self.config, completion=completion)
+                labels = self._label_success(position, features, completion)
             except ValueError:
                 continue  # flagged where it is labelled itself
-            found.append(make_reference(features, labels, config=self.config))
+            found.append(
+                make_reference(features, labels, config=self.config, completion=completion)
+            )
         self._references[task] = found
         return found
-
-    def _subgoals(self, position: int, labels: EpisodeLabels) -> Float[Tensor, "n p d"]:
-        end = int(np.argmax(labels.progress >= 1.0))
-        ends = np.append(np.flatnonzero(np.diff(labels.stage)), end)
-        return self.features(position)[torch.from_numpy(ends)]
-
-    def _recut(self, position: int, subgoals: Float[Tensor, "n p d"]) -> EpisodeLabels:
-        features = self.features(position)
-        end = self.dataset.completion(position)
-        assert end is not None, "only successful episodes are cut"
-        active = features[: end + 1]
-        beta = fixed_beta(self.config, active.shape[-1])
-        scores = np.stack(
-            [patch_similarity(active, goal, beta=beta).cpu().numpy() for goal in subgoals], axis=1
-        )
-        stage: Int[np.ndarray, " t"] = aligned_stages(scores, min_length=self.config.min_length)
-        return label_episode(features, config=self.config, completion=end, stage=stage)

@@ -10,11 +10,11 @@ from progress_labels.cache import FeatureCache
 from progress_labels.episode_labels import (
     LabelConfig,
     label_episode,
-    label_failure,
     unknown_labels,
 )
 from progress_labels.errors import DatasetError
 from progress_labels.labeler import DatasetLabeler
+from progress_labels.references import label_failure
 from progress_labels.sidecar import (
     LABEL_FILE,
     LABELER,
@@ -94,6 +94,8 @@ def label_dataset(
     else:
         paths = [dataset.root / shard_file(*shard)]
         positions = range(shard[0], len(dataset), shard[1])
+    if labeler.config.common_stages:
+        labeler.find_common_stages()
     labels: dict[int, EpisodeLabels] = {}
     problems: dict[int, str] = {}
     for position in tqdm(positions, desc="label", unit="episode", disable=not progress_bar):
@@ -104,7 +106,5 @@ def label_dataset(
     if positions and shard is None and len(problems) == len(positions):
         reason = next(iter(problems.values()))
         raise DatasetError(f"No episode of {dataset.root} can be labelled; the first: {reason}")
-    if labeler.config.common_stages:
-        labels = labeler.aligned(labels, positions)
     labeler.write(labels, problems, paths)
     return paths[0]

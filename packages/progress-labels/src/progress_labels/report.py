@@ -3,6 +3,8 @@
 import base64
 import html
 import io
+import os
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +21,9 @@ from progress_labels.types import EpisodeLabels
 _STALL_SHARE = 0.25
 _DROP = 0.25
 _FINISHED = 0.95
+
+_MARK = "progress-labels report"
+"""Written into each file, so that only files of an earlier report are replaced."""
 
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 1100px; color: #222;
@@ -72,7 +77,8 @@ def write_report(
 
     Args:
         root: Root folder of a labelled dataset.
-        out: Folder to write; created, and files of an earlier report in it are replaced.
+        out: Folder to write; created. Files of an earlier report in it are replaced, others are
+            not.
         camera: Camera to show; the first one when None.
         labels: Label file; ``<root>/feat2go_progress.parquet`` when None.
 
@@ -80,7 +86,8 @@ def write_report(
         Path of the page, which holds its pictures, and the flags by episode index.
 
     Raises:
-        DatasetError: If dataset or labels cannot be read, or do not fit together.
+        DatasetError: If dataset or labels cannot be read or do not fit together, or a file that is
+            no report is in the way; nothing is written then.
         ImportError: If matplotlib is not installed.
     """
     dataset = EpisodeDataset(root, camera=camera, check_videos=False)
@@ -88,6 +95,11 @@ def write_report(
     known, problems = read_labels(path), read_problems(path)
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
+    page = folder / "index.html"
+    episodes = [files.episode_index for files in dataset.all_files()]
+    for target in (page, *(folder / _picture_name(episode) for episode in episodes)):
+        if target.exists() and _MARK.encode() not in target.read_bytes()[:4096]:
+            raise DatasetError(f"{target} is not of a report; choose another folder for `out`.")
     rows: list[tuple[bool, int, str]] = []
     flags: dict[int, list[str]] = {}
     for position in range(len(dataset)):
@@ -98,11 +110,25 @@ def write_report(
         flags[episode] = found
         rows.append((not found, episode, row))
     text = _page(dataset.root.name, flags, [row for _, _, row in sorted(rows)])
-    page = folder / "index.html"
-    temporary = page.with_suffix(".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(page)
+    _write(page, text.encode())
     return page, flags
+
+
+def _picture_name(episode: int) -> str:
+    return f"episode-{episode:06d}.png"
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Write a file; it appears whole or not at all."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+        os.chmod(temporary, 0o644)  # mkstemp lets only its owner read
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
 
 
 def _row(
@@ -125,7 +151,7 @@ def _row(
         found = episode_flags(labels, success=success)
     image = ""
     if picture:
-        (folder / f"episode-{episode:06d}.png").write_bytes(picture)
+        _write(folder / _picture_name(episode), picture)
         encoded = base64.b64encode(picture).decode()
         image = f'<img alt="episode {episode}" src="data:image/png;base64,{encoded}">'
     marks = "".join(f'<span class="flag">{html.escape(flag)}</span>' for flag in found)
@@ -138,7 +164,7 @@ def _row(
 
 def _picture(frames: UInt8[Tensor, "t h w 3"], labels: EpisodeLabels) -> bytes:
     buffer = io.BytesIO()
-    plot_strip(frames, labels).savefig(buffer, format="png", dpi=80)
+    plot_strip(frames, labels).savefig(buffer, format="png", dpi=80, metadata={"Software": _MARK})
     return buffer.getvalue()
 
 
@@ -148,6 +174,7 @@ def _page(name: str, flags: dict[int, list[str]], rows: list[str]) -> str:
     summary = f"{len(flagged)} of {len(flags)} episodes deserve a look"
     return (
         "<!doctype html><html lang='en'><head><meta charset='utf-8'>"
+        f"<meta name='generator' content='{_MARK}'>"
         f"<title>{html.escape(name)}: progress</title><style>{_STYLE}</style></head><body>"
         f"<h1>{html.escape(name)}</h1><p>{summary}{': ' + links if links else '.'}</p>"
         "<p>Above each curve: frames at equal steps of time. Bands are stages, dots their "

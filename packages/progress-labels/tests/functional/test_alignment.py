@@ -9,6 +9,7 @@ from progress_labels import (
     common_stage_count,
     nearest_goal,
     patch_similarity,
+    pooled_progress,
     reference_progress,
     time_fraction,
 )
@@ -59,6 +60,42 @@ def test_a_half_finished_episode_stays_half_way():
     assert back[-1] == 0.0
 
 
+def _reference_pool(features, references, beta, temperature):
+    """The definition, frame by frame and reference by reference."""
+    pooled = []
+    for frame in features:
+        likeness = [
+            np.array([float(patch_similarity(f[None], frame, beta=beta)) for f in seen])
+            for seen, _ in references
+        ]
+        best = np.array([values.max() for values in likeness])
+        matched = np.array([p[v.argmax()] for v, (_, p) in zip(likeness, references, strict=True)])
+        weight = np.exp((best - best.max()) / temperature)
+        pooled.append((weight * matched).sum() / weight.sum())
+    return np.array(pooled)
+
+
+@pytest.mark.parametrize("temperature", [0.005, 0.02, 1.0])
+def test_pooled_progress_is_its_definition(temperature):
+    scenes = [make_staged_features(seed=0, noise=0.3 + 0.1 * n)[0] for n in range(3)]
+    references = [(scenes[0], time_fraction(60)), (scenes[1][::2], time_fraction(30) ** 2)]
+    actual = pooled_progress(scenes[2], references, beta=1 / 32, temperature=temperature)
+    expected = _reference_pool(scenes[2], references, 1 / 32, temperature)
+    assert actual.dtype == np.float32
+    np.testing.assert_allclose(actual, expected, atol=1e-4)
+
+
+def test_a_pool_of_one_is_that_reference_and_a_distant_one_does_not_count():
+    features, _ = make_staged_features(noise=0.05)
+    other, _ = make_staged_features(seed=5)
+    ramp = time_fraction(60)
+    alone = reference_progress(features[5:40], features, ramp, beta=1 / 32)
+    one = pooled_progress(features[5:40], [(features, ramp)], beta=1 / 32)
+    np.testing.assert_allclose(one, alone, rtol=1e-6)
+    two = pooled_progress(features[5:40], [(features, ramp), (other, 0 * ramp)], beta=1 / 32)
+    np.testing.assert_allclose(two, alone, atol=1e-3)
+
+
 def test_the_nearest_goal_is_that_of_the_same_scene():
     scenes = [make_staged_features(seed=seed)[0] for seed in range(3)]
     goals = [features[-1] for features in scenes]
@@ -76,6 +113,10 @@ def test_bad_arguments_are_named():
         reference_progress(features, features, np.zeros(3), beta=1.0)
     with pytest.raises(ValueError, match=r"`progress` in \[0, 1\]"):
         reference_progress(features, features, np.full(4, np.nan), beta=1.0)
+    with pytest.raises(ValueError, match=r"at least one of `references`.* got 0 and 0\.02"):
+        pooled_progress(features, [], beta=1.0)
+    with pytest.raises(ValueError, match=r"`temperature` > 0, got 1 and 0"):
+        pooled_progress(features, [(features, np.ones(4))], beta=1.0, temperature=0)
     with pytest.raises(ValueError, match="finite `scores`"):
         aligned_stages(np.full((3, 2), np.nan))
     with pytest.raises(ValueError, match="`min_length` ≥ 1, got 0"):

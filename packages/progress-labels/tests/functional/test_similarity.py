@@ -78,6 +78,18 @@ def test_calibrated_beta_of_constant_features_is_one_over_d():
     assert calibrated_beta(torch.ones(4, 3, 8), torch.ones(3, 8)) == 1 / 8
 
 
+def test_contrast_subtracts_the_similarity_to_the_start_of_the_stage():
+    features, stage = _features(), torch.tensor([0, 0, 0, 1, 1, 1, 2])
+    actual = subgoal_similarity(features, stage, beta=0.1, contrast=True)
+    expected = [
+        patch_similarity(features[a:b], features[b - 1], beta=0.1)
+        - patch_similarity(features[a:b], features[a], beta=0.1)
+        for a, b in ((0, 3), (3, 6))
+    ]
+    torch.testing.assert_close(actual[:6], torch.cat(expected))
+    assert actual[6] == 1.0  # one frame is both start and subgoal: nothing to subtract
+
+
 def test_subgoal_similarity_uses_the_last_frame_of_each_stage():
     features, stage = _features(6), torch.tensor([0, 0, 1, 1, 1, 2])
     goals = {0: 1, 1: 4, 2: 5}

@@ -4,6 +4,7 @@ from progress_labels.functional.alignment import (
     aligned_stages,
     common_stage_count,
     nearest_goal,
+    pooled_progress,
     reference_progress,
 )
 from progress_labels.functional.masks import multi_block_mask
@@ -16,6 +17,7 @@ from progress_labels.functional.quality import (
     value_order_correlation,
 )
 from progress_labels.functional.reanchored import reanchored_stages
+from progress_labels.functional.rests import common_rests, rest_depth
 from progress_labels.functional.sarm import (
     SEGMENT_SLOPES,
     rollout_progress,
@@ -44,6 +46,7 @@ __all__ = [
     "aligned_stages",
     "boundary_f1",
     "calibrated_beta",
+    "common_rests",
     "common_stage_count",
     "denoised_curve",
     "hierarchical_progress",
@@ -52,9 +55,11 @@ __all__ = [
     "nearest_goal",
     "order_accuracy",
     "patch_similarity",
+    "pooled_progress",
     "reanchored_stages",
     "reference_progress",
     "regressions",
+    "rest_depth",
     "rollout_progress",
     "sarm_progress",
     "stage_priors",

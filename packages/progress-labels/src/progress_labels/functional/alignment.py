@@ -7,8 +7,12 @@ import torch
 from jaxtyping import Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional as F
 
 from progress_labels.functional.similarity import patch_similarity
+
+_PAIR_ELEMENTS = 2**24
+"""Pairs of patches handled at once."""
 
 
 def common_stage_count(counts: Sequence[int]) -> int:
@@ -111,6 +115,53 @@ def reference_progress(
     Raises:
         ValueError: If lengths differ or progress is not in [0, 1].
     """
+    return _matched(features, reference, progress, beta)[0]
+
+
+def pooled_progress(
+    features: Float[Tensor, "t p d"],
+    references: Sequence[tuple[Float[Tensor, "r p d"], Float[np.ndarray, " r"]]],
+    *,
+    beta: float,
+    temperature: float = 0.02,
+) -> Float[np.ndarray, " t"]:
+    """Return for each frame the mean `reference_progress` of several references.
+
+    P_t = Σ_r w_tr P_tr / Σ_r w_tr,   w_tr = exp((s_tr − max_r s_tr) / temperature)
+
+    with s_tr the similarity of frame t to the frame of reference r that it resembles most. One
+    reference alone may happen to look done where another says that it is not.
+
+    Args:
+        features: Patch features of the episode to label.
+        references: Patch features and progress of successful episodes, or of samples of them.
+        beta: As in `patch_similarity`.
+        temperature: Similarity by which a reference may be less alike and still count, > 0.
+
+    Returns:
+        Progress in [0, 1], float32.
+
+    Raises:
+        ValueError: If there is no reference, lengths differ, progress is not in [0, 1], or
+            ``temperature`` ≤ 0.
+    """
+    if not references or not temperature > 0.0:
+        raise ValueError(
+            "Expected at least one of `references` and `temperature` > 0, got "
+            f"{len(references)} and {temperature}."
+        )
+    found = [_matched(features, *reference, beta) for reference in references]
+    progress = np.stack([values for values, _ in found]).astype(np.float64)
+    likeness = np.stack([best for _, best in found])
+    weight = np.exp((likeness - likeness.max(axis=0)) / temperature)
+    pooled: NDArray[np.float32] = (np.sum(weight * progress, 0) / weight.sum(0)).astype(np.float32)
+    return pooled
+
+
+def _matched(
+    features: Tensor, reference: Tensor, progress: NDArray[np.float32], beta: float
+) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+    """Return progress of the most similar reference frame, and how similar it is."""
     if len(progress) != len(reference):
         raise ValueError(
             f"Expected `progress` of {len(reference)} reference frames, got {len(progress)}."
@@ -118,12 +169,23 @@ def reference_progress(
     if not ((progress >= 0.0) & (progress <= 1.0)).all():
         raise ValueError("Expected `progress` in [0, 1].")
     order = np.argsort(progress, kind="stable")
-    likeness = torch.stack(
-        [patch_similarity(features, reference[frame], beta=beta) for frame in order.tolist()]
-    )
-    chosen = likeness.argmax(dim=0).cpu().numpy()
-    matched: NDArray[np.float32] = np.asarray(progress, dtype=np.float32)[order][chosen]
-    return matched
+    likeness = _likeness(features, reference[torch.from_numpy(order)], beta)
+    best, chosen = likeness.max(dim=1)
+    matched = np.asarray(progress, dtype=np.float32)[order][chosen.cpu().numpy()]
+    return matched, best.double().cpu().numpy()
+
+
+def _likeness(features: Tensor, reference: Tensor, beta: float) -> Float[Tensor, "t r"]:
+    """Return Eq. 1 of all pairs of frames, patch by patch, in parts of bounded size."""
+    other = reference.transpose(0, 1).contiguous()
+    unit = F.normalize(other, dim=-1)
+    size = max(1, _PAIR_ELEMENTS // (other.shape[0] * other.shape[1]))
+    parts: list[Tensor] = []
+    for part in torch.split(features, size):
+        own = part.transpose(0, 1).contiguous()
+        cosine = F.normalize(own, dim=-1) @ unit.mT
+        parts.append((cosine * (-beta * torch.cdist(own, other, p=1.0)).exp()).mean(dim=0))
+    return torch.cat(parts)
 
 
 def _running_argmax(values: NDArray[np.float64]) -> NDArray[np.int64]:

@@ -72,6 +72,7 @@ def subgoal_similarity(
     *,
     beta: float,
     radius: int = 0,
+    contrast: bool = False,
 ) -> Float[Tensor, " t"]:
     """Return the similarity of each frame to the last frame of its own stage (K_n = max C_n).
 
@@ -80,6 +81,7 @@ def subgoal_similarity(
         stage: Stage of each frame, non-decreasing.
         beta: As in `patch_similarity`.
         radius: Subgoals are averaged over this many frames before and after, see `mean_around`.
+        contrast: Subtract the similarity to the first frame of the stage.
 
     Raises:
         ValueError: If ``stage`` decreases or has another length than ``features``.
@@ -89,14 +91,16 @@ def subgoal_similarity(
     if bool((stage.diff() < 0).any()):
         raise ValueError("Expected a non-decreasing `stage`.")
     edges = [0, *(1 + torch.nonzero(stage.diff()).flatten()).tolist(), len(stage)]
-    return torch.cat(
-        [
-            patch_similarity(
-                features[start:end], mean_around(features, end - 1, radius=radius), beta=beta
-            )
-            for start, end in pairwise(edges)
-        ]
-    )
+    parts: list[Tensor] = []
+    for start, end in pairwise(edges):
+        frames = features[start:end]
+        goal = mean_around(features, end - 1, radius=radius)
+        similarity = patch_similarity(frames, goal, beta=beta)
+        if contrast and end - start > 1:
+            first = mean_around(features, start, radius=radius)
+            similarity = similarity - patch_similarity(frames, first, beta=beta)
+        parts.append(similarity)
+    return torch.cat(parts)
 
 
 def mean_around(
