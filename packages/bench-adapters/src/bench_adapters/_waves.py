@@ -127,6 +127,7 @@ class _Attempt:
             return error.result
 
     def _count(self, chunk: ChunkStep) -> None:
+        chunk = ChunkStep(*(as_array(field) for field in chunk))
         executed = chunk.valid.sum(axis=1)
         stuck = self._live & (executed == 0)
         if stuck.any() or self._length.max() > self._env.max_episode_steps:
@@ -135,7 +136,7 @@ class _Attempt:
                 f"environment {index} neither moves nor ends after {self._length[index]} steps; "
                 f"its time limit is {self._env.max_episode_steps}"
             )
-        success = chunk.info["success"] & chunk.valid
+        success = as_array(chunk.info["success"]) & chunk.valid
         last = np.maximum(executed - 1, 0)
         now = success[np.arange(len(last)), last]
         self._at_end = np.where(executed > 0, now, self._at_end)
@@ -177,11 +178,16 @@ def side_by_side(obs: Observation, row: int) -> NDArray[np.uint8]:
     Returns:
         ``(h, w, 3)`` RGB; smaller pictures are black below.
     """
-    pictures = [np.asarray(value[row]) for key, value in sorted(obs.items()) if IMAGES in key]
+    pictures = [as_array(value[row]) for key, value in sorted(obs.items()) if IMAGES in key]
     height = max(len(picture) for picture in pictures)
     return np.concatenate(
         [np.pad(p, ((0, height - len(p)), (0, 0), (0, 0))) for p in pictures], axis=1
     )
+
+
+def as_array(value: Any) -> Any:
+    """Return a tensor of any device as an array; anything else as it is."""
+    return value.detach().cpu().numpy() if hasattr(value, "detach") else value
 
 
 def checked_actions(

@@ -1,9 +1,10 @@
 """A ManiSkill task without what a chunked rollout does not read."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
+import torch
 from mani_skill.agents.base_agent import BaseAgent
 from mani_skill.agents.multi_agent import MultiAgent
 from mani_skill.sensors.camera import parse_camera_configs
@@ -35,9 +36,8 @@ def lean(
         """The sensors that exist."""
 
         def _setup_sensors(self, options: dict[str, Any]) -> None:
-            if max_visual_triangles:
-                for scene in self.scene.sub_scenes:
-                    decimate_scene(scene, max_triangles=max_visual_triangles)
+            for scene in self.scene.sub_scenes if max_visual_triangles else ():
+                decimate_scene(scene, max_triangles=max_visual_triangles)
             known = parse_camera_configs(self._default_sensor_configs)
             known |= parse_camera_configs(self.agent._sensor_configs)
             self.camera_names = _default_cameras(known) if cameras is None else cameras
@@ -55,8 +55,10 @@ def lean(
 
         def _after_reconfigure(self, options: dict[str, Any]) -> None:
             super()._after_reconfigure(options)
-            self._set_action = _direct(self.agent)
-            _tell_grasps_directly(self.agent)
+            self._set_action = _shortcuts(self)
+
+        def _initialize_episode(self, env_idx: Any, options: dict[str, Any]) -> None:
+            initialize_each(self, super()._initialize_episode, env_idx, options)
 
         def get_obs(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
             return {}  # `ManiSkillEnvironment` observes when a policy reads
@@ -71,14 +73,46 @@ def lean(
     return Lean
 
 
+def initialize_each(
+    env: Any, initialize: Callable[..., None], env_idx: Any, options: dict[str, Any]
+) -> None:
+    """Draw the first state of each environment from its own seed.
+
+    ManiSkill seeds a batch by its first environment, so that an episode would depend on its place
+    and on its neighbours.
+
+    Args:
+        env: The batch, whose ``_episode_seed`` holds one seed per environment.
+        initialize: ManiSkill's own function.
+        env_idx: ``(m,)``, the environments to initialise.
+        options: Of the reset.
+    """
+    if env.num_envs == 1:
+        initialize(env_idx, options)
+        return
+    mask = env.scene._reset_mask
+    for index in env_idx.tolist():
+        env.scene._reset_mask = torch.zeros_like(mask)
+        env.scene._reset_mask[index] = True
+        env._episode_rng = env._batched_episode_rng[index]
+        with torch.random.fork_rng():
+            torch.manual_seed(int(env._episode_seed[index]))
+            initialize(torch.tensor([index], device=env.device), options)
+    env.scene._reset_mask = mask
+
+
 def can_grasp(agent: Any) -> bool:
     """Return whether a robot, or one of several, tells grasps."""
     return any(type(one).is_grasping is not BaseAgent.is_grasping for one in _robots(agent))
 
 
-def _tell_grasps_directly(agent: Any) -> None:
-    for one in _robots(agent):
-        one.is_grasping = direct_grasp(one) or one.is_grasping
+def _shortcuts(env: Any) -> SetAction | None:
+    """Give the robots of one scene on the CPU their fast functions; return how to set actions."""
+    if env.num_envs > 1 or env.gpu_sim_enabled:
+        return None
+    for robot in _robots(env.agent):
+        robot.is_grasping = direct_grasp(robot) or robot.is_grasping
+    return _direct(env.agent)
 
 
 def _robots(agent: Any) -> list[Any]:

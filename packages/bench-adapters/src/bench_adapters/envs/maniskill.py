@@ -9,22 +9,18 @@ from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
-from bench_adapters.envs._tasks import (
-    INSTRUCTIONS,
-    action_spec,
-    default_control_mode,
-    default_reward_mode,
-    default_robot,
-    obs_mode,
-    registry,
-    require_assets,
+from bench_adapters.envs._build import (
+    build_task,
+    find_task,
+    flat_box,
+    leaves,
+    observation_space,
 )
+from bench_adapters.envs._tasks import INSTRUCTIONS, action_spec, default_control_mode, registry
 from bench_adapters.envs.base import EnvChunk, Expert
-from bench_adapters.errors import SimulatorUnavailableError
 from bench_adapters.experts.maniskill import failure_modes, make_expert, perturbations
 
 
@@ -95,11 +91,7 @@ class ManiSkillEnvironment:
         max_visual_triangles: int = 1500,
         reward_mode: str | None = None,
     ) -> None:
-        spec = registry().get(name)
-        if spec is None:
-            raise ValueError(f"unknown ManiSkill task {name!r}; known tasks: {task_names()}")
-        robot = default_robot(spec) if robot_uids is None else robot_uids
-        require_assets(spec, robot)
+        spec, robot = find_task(name, robot_uids)
         self.env_id = f"maniskill:{name}"
         self.name = name
         self.max_episode_steps = int(max_episode_steps or spec.max_episode_steps)
@@ -113,77 +105,26 @@ class ManiSkillEnvironment:
         self._joint_velocities = joint_velocities
         self._ignore_terminations = ignore_terminations
         control_mode = control_mode or default_control_mode(name, robot)
-        self.env = self._build(
+        self.env = build_task(
             spec,
+            num_envs=1,
+            sim_backend="physx_cpu",
+            render_backend="cpu",
             cameras=cameras,
             image_size=image_size,
             max_visual_triangles=max_visual_triangles,
             robot_uids=robot,
             control_mode=control_mode,
-            reward_mode=reward_mode or default_reward_mode(spec),
+            reward_mode=reward_mode,
         )
         self._cameras = self.env.camera_names
         self.fps = int(self.env.control_freq)
         self._elapsed = 0
         self._ended = True
-        self.action_space = _flat_box(self.env.single_action_space)
+        self.action_space = flat_box(self.env.single_action_space)
         self.action_spec = action_spec(control_mode, len(self.action_space.low))
         state_dim = len(self._state(self.env.get_info()))
-        self.observation_space = gym.spaces.Dict(
-            {
-                **{
-                    f"observation.images.{camera}": gym.spaces.Box(
-                        0, 255, (*self.env.image_shape(camera), 3), np.uint8
-                    )
-                    for camera in self._cameras
-                },
-                "observation.state": gym.spaces.Box(-np.inf, np.inf, (state_dim,), np.float32),
-            }
-        )
-
-    def _build(
-        self,
-        spec: Any,
-        *,
-        cameras: Sequence[str] | None,
-        image_size: int | Mapping[str, int],
-        max_visual_triangles: int,
-        **kwargs: Any,
-    ) -> Any:
-        from bench_adapters.envs._lean import lean
-
-        names = None if cameras is None else tuple(cameras)
-        task = lean(
-            spec.cls,
-            cameras=names,
-            image_size=image_size,
-            max_visual_triangles=max_visual_triangles,
-        )
-        try:
-            return task(
-                **{
-                    **spec.default_kwargs,
-                    "num_envs": 1,
-                    "obs_mode": obs_mode(spec),
-                    "sim_backend": "physx_cpu",
-                    "render_backend": "cpu",
-                    "sensor_configs": {"shader_pack": "minimal"},
-                    **{key: value for key, value in kwargs.items() if value is not None},
-                }
-            )
-        except (OSError, ImportError) as error:
-            raise SimulatorUnavailableError(
-                f"{self.env_id} lacks something on this machine ({error}); run `python -m "
-                f"mani_skill.utils.download_asset {self.name}`, or install the package"
-            ) from error
-        except RuntimeError as error:
-            if "download" in str(error):
-                raise SimulatorUnavailableError(f"{self.env_id}: {error}") from error
-            if "rendering device" not in str(error) and "vk::" not in str(error):
-                raise
-            raise SimulatorUnavailableError(
-                f"{self.env_id} found no Vulkan device ({error}); run `bench-adapters doctor --fix`"
-            ) from error
+        self.observation_space = observation_space(self.env, state_dim)
 
     def reset(self, seed: int) -> dict[str, Any]:
         """Start the episode that ``seed`` determines.
@@ -266,20 +207,5 @@ class ManiSkillEnvironment:
         parts = {**self.env._get_obs_agent(), **self.env._get_obs_extra(info)}
         if not self._joint_velocities:
             parts.pop("qvel", None)
-        flat = [np.asarray(part, np.float32).reshape(-1) for part in _leaves(parts)]
+        flat = [np.asarray(part, np.float32).reshape(-1) for part in leaves(parts)]
         return np.concatenate(flat)
-
-
-def _leaves(tree: dict[str, Any]) -> list[Any]:
-    return [
-        leaf
-        for value in tree.values()
-        for leaf in (_leaves(value) if isinstance(value, dict) else [value])
-    ]
-
-
-def _flat_box(space: gym.spaces.Space[Any]) -> gym.spaces.Box:
-    """Join the boxes of several robots, in the order in which `Lean.advance` takes them apart."""
-    boxes = list(space.values()) if isinstance(space, gym.spaces.Dict) else [space]
-    low, high = (np.concatenate([getattr(box, end) for box in boxes]) for end in ("low", "high"))
-    return gym.spaces.Box(low, high, dtype=np.float32)
