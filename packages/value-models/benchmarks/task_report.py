@@ -72,14 +72,45 @@ def table(results: dict[str, Any], *, num_episodes: int) -> str:
         lines += [f"{key}: " + ", ".join(
             f"{name} {interval([run[name] for run in runs])[0]:.3f}" for name in runs[0]
         )] if runs else []  # fmt: skip
-    lines += [f"{k}: {results[k]}" for k in ("first epoch", "clock test") if k in results]
+    lines += _first_epoch(list(results.get("first epoch", {}).values()))
+    lines += _clock(list(results.get("clock test", {}).values()))
     return "\n".join(lines) + "\n"
 
 
-def _added(runs: dict[str, Any]) -> dict[str, str]:
+def _first_epoch(runs: Sequence[dict[str, Any]]) -> list[str]:
+    """RFTF: order by task, and what happens after failures."""
+    if not runs:
+        return []
+    mean, half = interval([run["order_accuracy"] for run in runs])
+    tasks = {
+        task: interval([run["order_by_task"][task] for run in runs])[0]
+        for task in runs[0]["order_by_task"]
+    }
+    listed = ", ".join(f"{task} {value:.3f}" for task, value in tasks.items())
+    counted = {str(i): run for i, run in enumerate(runs)}
+    return [
+        f"RFTF after one epoch, order accuracy {mean:.3f} ± {half:.3f}: {listed}",
+        f"RFTF after one epoch, falls: {_added(counted)}",
+        f"RFTF after one epoch, dips: {_added(counted, key='dips')}",
+    ]
+
+
+def _clock(runs: Sequence[dict[str, Any]]) -> list[str]:
+    """Change of progress on clips that run backwards and that stand still."""
+    lines = []
+    for name in runs[0] if runs else ():
+        cells = []
+        for clip in ("reversed", "stalled"):
+            mean, half = interval([run[name][clip] for run in runs])
+            cells.append(f"{clip} {mean:+.3f} ± {half:.3f}")
+        lines.append(f"clock test, {name}: {', '.join(cells)} ({runs[0][name]['clips']} clips)")
+    return lines
+
+
+def _added(runs: dict[str, Any], *, key: str = "falls") -> dict[str, str]:
     total: dict[str, list[int]] = {}
     for run in runs.values():
-        for kind, (falls, num) in run["falls"].items():
+        for kind, (falls, num) in run[key].items():
             had = total.setdefault(kind, [0, 0])
             had[0] += falls
             had[1] += num

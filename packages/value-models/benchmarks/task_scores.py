@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from task_data import CAMERA, TaskEpisode
+from task_data import CAMERA, TASKS, TaskEpisode
 from torch import Tensor
 
 from value_models.features import EncodedEpisode
@@ -37,6 +37,7 @@ def score(
     curves = {id(e): curve(model, e.encoded) for e in [*held_out, *failures]}
     result = _scores(held_out, curves, is_share=is_share)
     result["falls"] = _falls(failures, curves)
+    result["dips"] = _dips([*failures, *held_out], curves)
     if isinstance(model, GatedValueModel):
         result |= _routing(model, held_out)
     return result
@@ -78,8 +79,11 @@ def _scores(
         result["mse_by_kind"] = {k: sum(v) / len(v) for k, v in sorted(kinds.items())}
         result["mse_by_episode"] = errors
     clean = [e for e in episodes if e.encoded.success and not e.perturbation]
-    order = [order_accuracy(curves[id(e)]) for e in clean]
-    result["order_accuracy"] = float(torch.stack(order).mean())
+    order = {id(e): float(order_accuracy(curves[id(e)])) for e in clean}
+    result["order_accuracy"] = _mean(list(order.values()))
+    result["order_by_task"] = {
+        env: _mean([order[id(e)] for e in clean if e.env == env]) for env in TASKS
+    }
     result["voc"] = float(torch.stack([rank_correlation(curves[id(e)]) for e in clean]).mean())
     final = torch.tensor([float(curves[id(e)][-1]) for e in episodes])
     success = torch.tensor([e.encoded.success for e in episodes])
@@ -100,6 +104,28 @@ def _falls(failures: Sequence[TaskEpisode], curves: dict[int, Tensor]) -> dict[s
     undone = [counts.get(kind, [0, 0]) for kind in UNDOING]
     counts["miss and drop"] = [sum(n for n, _ in undone), sum(n for _, n in undone)]
     return counts
+
+
+def _dips(episodes: Sequence[TaskEpisode], curves: dict[int, Tensor]) -> dict[str, Any]:
+    """How many curves dip after the event by a tenth of their range, by kind of failure.
+
+    ``none`` is the control: clean successes after the middle, where nothing went wrong.
+    """
+    found: dict[str, list[bool]] = {}
+    for e in {id(e): e for e in episodes}.values():
+        clean = e.encoded.success and not e.perturbation
+        event = len(e.encoded.features) // 2 if clean else e.event
+        if event is None or event >= len(e.encoded.features) - 5 or event < 2:
+            continue
+        smooth = curves[id(e)].unfold(0, 3, 1).mean(1)
+        before, after = smooth[event - 2], smooth[event - 1 :]
+        dip = float(before - after.min()) > 0.1 * float(smooth.max() - smooth.min())
+        found.setdefault("none" if clean else e.perturbation, []).append(dip)
+    return {kind: [sum(dips), len(dips)] for kind, dips in sorted(found.items())}
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values) if values else float("nan")
 
 
 def _routing(model: GatedValueModel, episodes: Sequence[TaskEpisode]) -> dict[str, Any]:

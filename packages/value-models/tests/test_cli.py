@@ -231,3 +231,12 @@ def test_a_report_needs_its_callback(run):
     run("fit", "--config", "config.yaml", "--trainer.max_epochs", "1")
     with pytest.raises(SystemExit, match=r"Expected `value_models.callbacks.ReportWriter` in the"):
         run("report", "--config", "config.yaml", "--ckpt_path", "checkpoints/last.ckpt")
+
+
+def test_two_processes_by_flag(tmp_path):
+    (tmp_path / "config.yaml").write_text(_window_config("RewindModule", NETWORKS["RewindModule"]))
+    flags = ["--trainer.strategy", "ddp", "--trainer.devices", "2", "--trainer.max_epochs", "1"]
+    command = [sys.executable, "-m", "value_models.cli", "fit", "--config", "config.yaml", *flags]
+    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, timeout=300)
+    saved = json.loads((tmp_path / "model" / "config.json").read_text())
+    assert saved["model_type"] == "rewind_regressor"

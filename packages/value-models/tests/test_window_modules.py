@@ -3,6 +3,7 @@ import warnings
 import pytest
 import torch
 from lightning import Callback, Trainer
+from lightning.fabric.utilities.distributed import DistributedSamplerWrapper
 from torch.utils.data import DataLoader
 
 from value_models.callbacks import AtomicCheckpointIO
@@ -238,3 +239,18 @@ def test_resumed_run_has_the_bits_of_one_never_stopped(name, tmp_path):
     _fit(resumed, _loader(4, max_rewind=2), epochs=3, ckpt_path=path)
     for ours, theirs in zip(resumed.parameters(), whole.parameters(), strict=True):
         assert torch.equal(ours, theirs)
+
+
+def test_windows_know_the_epoch_behind_the_sampler_of_several_processes():
+    data = _loader(4).dataset
+    wrapped = DistributedSamplerWrapper(data.sampler, num_replicas=2, rank=0)
+    loader = DataLoader(data, batch_size=64, sampler=wrapped, collate_fn=lambda batch: batch)
+    seen = []
+
+    class Look(Callback):
+        def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+            seen.append((trainer.current_epoch, data.sampler.epoch))
+
+    _fit(_module("rewind"), loader, epochs=2, callbacks=[Look()])
+    assert {epoch for epoch, _ in seen} == {0, 1}
+    assert all(epoch == told for epoch, told in seen)

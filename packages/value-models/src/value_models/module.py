@@ -7,6 +7,7 @@ from jaxtyping import Float
 from lightning import LightningModule
 from torch import Tensor
 
+from value_models.checkpoints import refuse_other_checkpoint
 from value_models.distributed import global_count
 from value_models.functional.losses import distributional_cross_entropy
 from value_models.metrics import OrderAccuracy, ProgressError, RankCorrelation
@@ -67,6 +68,10 @@ class ProgressModule(LightningModule):
         self.order_accuracy = OrderAccuracy()
         self.rank_correlation = RankCorrelation()
         self.progress_error = ProgressError()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse a checkpoint of another encoder or architecture."""
+        refuse_other_checkpoint(self, checkpoint)
 
     def on_train_batch_start(self, batch: ProgressBatch, batch_idx: int) -> None:
         """Seed dropout by seed, step and rank, so that a resumed run draws the same numbers.

@@ -9,6 +9,7 @@ from jaxtyping import Float, UInt8
 from lightning import LightningModule
 from torch import Tensor, nn
 
+from value_models.checkpoints import refuse_other_checkpoint
 from value_models.distributed import global_count
 from value_models.metrics import OrderAccuracy, ProgressError, RankCorrelation
 from value_models.types import ProgressBatch
@@ -150,6 +151,10 @@ class VisionLanguageModule(LightningModule):
                 "mean_absolute_error": ProgressError(),
             }
         )
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse a checkpoint of another encoder or architecture."""
+        refuse_other_checkpoint(self, checkpoint)
 
     def on_train_batch_start(self, batch: ProgressBatch, batch_idx: int) -> None:
         """Seed by seed, step and rank, so that a resumed run draws the same numbers."""

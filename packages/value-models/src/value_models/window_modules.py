@@ -10,6 +10,7 @@ from lightning import LightningModule
 from torch import Tensor, nn
 
 from value_models.base import FrozenFeatureModel
+from value_models.checkpoints import refuse_other_checkpoint
 from value_models.distributed import known_squared_error, window_mean
 from value_models.functional.ranking import (
     pairwise_ranking_loss,
@@ -92,6 +93,10 @@ class WindowModule(LightningModule):
             "squared_error": SquaredError(),
         }
 
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse a checkpoint of another encoder or architecture."""
+        refuse_other_checkpoint(self, checkpoint)
+
     def on_fit_start(self) -> None:
         """Refuse windows that differ from those the model looks at when used."""
         data = getattr(self.trainer, "datamodule", None)
@@ -105,6 +110,15 @@ class WindowModule(LightningModule):
                     f"The model looks at (num_frames, stride) {wanted}, `data.windows` has "
                     f"{(spec.num_frames, spec.stride)}; make them equal."
                 )
+
+    def on_train_epoch_start(self) -> None:
+        """Tell the windows which epoch it is.
+
+        With several processes the Trainer wraps the sampler in one of its own, and tells only that.
+        """
+        sampler = getattr(getattr(self.trainer.train_dataloader, "dataset", None), "sampler", None)
+        if sampler is not None:
+            sampler.set_epoch(self.current_epoch)
 
     def on_train_batch_start(self, batch: ProgressBatch, batch_idx: int) -> None:
         """Seed by seed, step and rank, so that a resumed run draws the same numbers."""
