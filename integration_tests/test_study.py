@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from integration_tests.study import __main__ as command
+from integration_tests.study.ablation import MODELS
 from integration_tests.study.claims import CLAIMS
 from integration_tests.study.design import PROFILES, make_run
 from integration_tests.study.lab import Constant, Shuffled, Target
@@ -22,8 +23,15 @@ def result_of(run, rng):
     if run.kind == "ranking":
         shown = [{"event": 2, "values": [0.1, 0.5, 0.9, 0.4]}]
         return {"order_accuracy": [0.95, 0.96], "drops": 20, "fell": 19, "shown": shown}
+    if run.kind == "ablation":
+        return {name: {"mse_macro": 0.01 + 0.01 * i} for i, name in enumerate(MODELS)}
     options = dict(run.options)
-    good = options.get("reward", options.get("shaping")) in ("feat2go", "dense", "potential")
+    good = options.get("reward", options.get("shaping")) in (
+        "feat2go",
+        "dense",
+        "potential",
+        "sarm2",
+    )
     good |= options.get("method") == "rabc"
     good &= options.get("control", "none") == "none"
     rate = (0.4 if run.kind == "start" else 0.7 if good else 0.5) + rng.uniform(-0.04, 0.04)

@@ -22,6 +22,10 @@ class Profile:
     episodes_per_update: int
     num_rounds: int
     """Of SPIRAL."""
+    num_task_episodes: int
+    """Recorded of each of the ten tasks."""
+    num_steps: int
+    """Gradient steps of a reward model on them."""
     num_evaluated: int
     """Episodes of an evaluation in distribution."""
     num_shifted: int
@@ -44,6 +48,8 @@ PROFILES = {
         num_updates=30,
         episodes_per_update=96,
         num_rounds=3,
+        num_task_episodes=80,
+        num_steps=1500,
         num_evaluated=100,
         num_shifted=50,
         num_envs=16,
@@ -58,6 +64,8 @@ PROFILES = {
         num_updates=1,
         episodes_per_update=8,
         num_rounds=1,
+        num_task_episodes=10,
+        num_steps=5,
         num_evaluated=4,
         num_shifted=2,
         num_envs=2,

@@ -65,6 +65,17 @@ def paired_bars(bars: Mapping[float, Mapping[str, Sequence[float]]]) -> Any:
     return figure
 
 
+def errors(by_model: Mapping[str, Sequence[float]]) -> Any:
+    """Plot the error of each model."""
+    figure, axis = plt.subplots(figsize=(7, 3.4))
+    for i, (name, values) in enumerate(by_model.items()):
+        _bar(axis, i, values, COLOURS[0] if name == "SARM2" else "#9aa7b4", "", width=0.6)
+    axis.set_xticks(range(len(by_model)), [name.replace(" (", "\n(") for name in by_model])
+    axis.tick_params(axis="x", labelsize=8)
+    axis.set_ylabel("mean square error of progress")
+    return figure
+
+
 def before_and_after(groups: Mapping[str, tuple[Sequence[float], Sequence[float]]]) -> Any:
     """Plot success before and after fine-tuning, by category."""
     figure, axis = plt.subplots(figsize=(7, 3.8))
@@ -78,11 +89,13 @@ def before_and_after(groups: Mapping[str, tuple[Sequence[float], Sequence[float]
     return figure
 
 
-def _bar(axis: Any, x: float, values: Sequence[float], colour: str, label: str) -> None:
+def _bar(
+    axis: Any, x: float, values: Sequence[float], colour: str, label: str, *, width: float = 0.34
+) -> None:
     if not len(values):
         return
     mean, low, high = interval_of_mean(values)
-    axis.bar(x, mean, 0.34, color=colour, alpha=0.8, label=label)
+    axis.bar(x, mean, width, color=colour, alpha=0.8, label=label)
     axis.plot([x, x], [low, high], color="#1d2733", lw=2)
     axis.plot([x] * len(values), values, ".", color="#1d2733", ms=4, alpha=0.6)
 

@@ -128,7 +128,7 @@ class Lab:
             num_envs=self.profile.num_envs,
             num_workers=self.profile.num_workers,
         )
-        with self._alone("base"):
+        with self.alone("base"):
             job = Quickstart(profile, self.stages("base"), FIRST_SEED + self.seed)
             job.record()
             job.label()
@@ -159,7 +159,7 @@ class Lab:
             )
             return asdict(fit.evaluation.model)
 
-        with self._alone(f"value-{target}"):
+        with self.alone(f"value-{target}"):
             stages = self.stages(f"value-{target}")
             scores = stages.run("fit", {**settings, **self.profile.sizes()}, work)
         model = DistributionalProgressModel.from_pretrained(stages.folders["fit"] / "fit/model")
@@ -206,10 +206,16 @@ class Lab:
         return scores
 
     @contextmanager
-    def _alone(self, name: str) -> Iterator[None]:
-        """Keep other processes of a sharded study from making the same thing at the same time."""
+    def alone(self, name: str, *, shared: bool = False) -> Iterator[None]:
+        """Keep other processes of a sharded study from making the same thing at the same time.
+
+        Args:
+            name: What is made.
+            shared: By all seeds.
+        """
         self.out.mkdir(parents=True, exist_ok=True)
-        with (self.out / f".{name}-seed{self.seed}.lock").open("w") as file:
+        whose = "" if shared else f"-seed{self.seed}"
+        with (self.out / f".{name}{whose}.lock").open("w") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
 

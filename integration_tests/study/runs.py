@@ -1,26 +1,26 @@
 """How each kind of run is done. A function here is called with a lab and the run's options."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-import torch
-
 from integration_tests.pipelines.quickstart import CAMERA, CHUNK
+from integration_tests.study.ablation import ablation
+from integration_tests.study.demonstrations import demonstrations, mixture, policy_arguments
 from integration_tests.study.design import Result
 from integration_tests.study.lab import Constant, Lab, Shuffled, fine_tune
 from integration_tests.study.ranking import fit_ranking_model, ranking
-from progress_labels.dataset import EpisodeDataset
+from integration_tests.study.spiral import spiral
 from vla_rl.algorithms.behaviour_cloning import BehaviourCloning, CloneConfig
 from vla_rl.algorithms.grpo import GRPO
 from vla_rl.algorithms.ppo import PPO
 from vla_rl.algorithms.rabc import RABC, RABCConfig
 from vla_rl.algorithms.rftf import RFTF
 from vla_rl.algorithms.settings import GRPOConfig, PPOConfig, RFTFConfig
-from vla_rl.data import make_chunks, state_statistics
+from vla_rl.data import make_chunks
 from vla_rl.policies.token_policy import TokenPolicy
 
 NUM_DEMONSTRATIONS = 40
@@ -140,14 +140,14 @@ def cloning(lab: Lab, *, method: str, degraded: float) -> Result:
 
     def train(folder: Path) -> TokenPolicy:
         model, _ = lab.value_model("feat2go")
-        episodes = list(_mixture(lab, num, degraded))
+        episodes = list(mixture(lab, num, degraded))
         for episode in episodes:
             batch = {**episode, "task": [episode["task"]]}
             image = f"observation.images.{CAMERA}"
             batch[image] = episode[image][None]
             episode["progress"] = model.compute_progress(batch)[0]
         samples = make_chunks(episodes, chunk=CHUNK)
-        policy = _new_policy(lab, samples)
+        policy = TokenPolicy(**policy_arguments(lab, samples))
         if method == "rabc":
             learner: BehaviourCloning = RABC(policy, samples, weighed, out_dir=folder)
         else:
@@ -161,42 +161,10 @@ def cloning(lab: Lab, *, method: str, degraded: float) -> Result:
     return fine_tune(lab, name, {**asdict(weighed), "num": num}, train)
 
 
-def _mixture(lab: Lab, num: int, degraded: float) -> Iterable[dict[str, Any]]:
-    failures = round(num * degraded)
-    yield from islice(_demonstrations(lab, success=True), num - failures)
-    yield from islice(_demonstrations(lab, success=False), failures)
-
-
-def _demonstrations(lab: Lab, *, success: bool) -> Iterable[dict[str, Any]]:
-    for episode in EpisodeDataset(lab.base().dataset, camera=CAMERA):
-        if episode["success"] is success:
-            yield {
-                f"observation.images.{CAMERA}": episode["frames"],
-                "observation.state": episode["state"],
-                "action": episode["action"],
-                "task": episode["task"],
-            }
-
-
-def _new_policy(lab: Lab, samples: dict[str, Any]) -> TokenPolicy:
-    statistics = state_statistics(samples)
-    torch.manual_seed(lab.seed)
-    return TokenPolicy(
-        cameras=[CAMERA],
-        state_dim=samples["observation.state"].shape[-1],
-        action_dim=samples["action"].shape[-1],
-        chunk=CHUNK,
-        action_low=[-0.4, -0.4, -0.4, -1.0],
-        action_high=[0.4, 0.4, 0.4, 1.0],
-        state_mean=statistics["state_mean"],
-        state_std=statistics["state_std"],
-    )
-
-
 def _weak_policy(lab: Lab) -> TokenPolicy:
     num = min(WEAK_DEMONSTRATIONS, lab.profile.num_cloned)
-    samples = make_chunks(islice(_demonstrations(lab, success=True), num), chunk=CHUNK)
-    policy = _new_policy(lab, samples)
+    samples = make_chunks(islice(demonstrations(lab, success=True), num), chunk=CHUNK)
+    policy = TokenPolicy(**policy_arguments(lab, samples))
     config = CloneConfig(num_epochs=min(WEAK_EPOCHS, lab.profile.clone_epochs), seed=lab.seed)
     learner = BehaviourCloning(policy, samples, config, out_dir=lab.out / f"weak-seed{lab.seed}")
     learner.fit()
@@ -212,5 +180,7 @@ KINDS: Mapping[str, Callable[..., Result]] = MappingProxyType(
         "grpo": grpo,
         "cloning": cloning,
         "ranking": ranking,
+        "ablation": ablation,
+        "spiral": spiral,
     }
 )

@@ -185,11 +185,12 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("bench_tasks"))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--steps", type=int, default=1500)
+    parser.add_argument("--episodes", type=int, default=80, help="of a task, where it is recorded")
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
     parser.add_argument("--development", action="store_true")
     arguments = parser.parse_args()
     if not all((arguments.data / f"{env}-v1" / "meta" / "info.json").exists() for env in TASKS):
-        record(arguments.data)
+        record(arguments.data, episodes=arguments.episodes)
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore")
     arguments.out.mkdir(parents=True, exist_ok=True)
