@@ -7,12 +7,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
+import torch
 from lightning.fabric import Fabric
 from torch import nn
 
 from vla_rl.errors import CheckpointError
 from vla_rl.identity import policy_config
 from vla_rl.plots import save_history
+from vla_rl.sharding import load_whole_state, whole_state
 
 SCHEMA_VERSION = 1
 FILE_NAME = "last.ckpt"
@@ -65,16 +67,16 @@ class RunState:
         self._draw_at = time.monotonic() + FIRST_DRAWING
         out_dir.mkdir(parents=True, exist_ok=True)
         if self._path.exists():
-            found = load_checkpoint(fabric, self._path, identity=identity)
+            found = load_checkpoint(self._path, identity=identity)
             for name, part in parts.items():
-                part.load_state_dict(found[name])
+                load_whole_state(part, found[name])
             self.count, self.history = found["count"], found["history"]
 
     def advance(self, metrics: dict[str, Any]) -> None:
         """Count one more epoch or update and write everything down; every process calls this."""
         self.count += 1
         self.history.append(metrics)
-        state = {name: part.state_dict() for name, part in self._parts.items()}
+        state = {name: whole_state(part) for name, part in self._parts.items()}
         state |= {"count": self.count, "history": self.history}
         save_checkpoint(self._fabric, self._path, identity=self._identity, state=state)
         self._fabric.log_dict(_numbers(metrics), step=self.count)  # to the user's loggers, if any
@@ -102,14 +104,14 @@ def save_checkpoint(
     fabric: Fabric, path: Path, *, identity: Identity, state: Mapping[str, Any]
 ) -> None:
     """Write a checkpoint under a temporary name, then rename it; every process calls this."""
-    partial = path.with_name(f".{path.name}.partial")
-    fabric.save(partial, {"identity": dict(identity), **state})
     if fabric.is_global_zero:
+        partial = path.with_name(f".{path.name}.partial")
+        torch.save({"identity": dict(identity), **state}, partial)
         os.replace(partial, path)
     fabric.barrier()
 
 
-def load_checkpoint(fabric: Fabric, path: Path, *, identity: Identity) -> dict[str, Any]:
+def load_checkpoint(path: Path, *, identity: Identity) -> dict[str, Any]:
     """Read a checkpoint, once it is known to be of this run.
 
     Raises:
@@ -118,7 +120,7 @@ def load_checkpoint(fabric: Fabric, path: Path, *, identity: Identity) -> dict[s
     """
     remedy = "Continue with what wrote it, or choose another `out_dir`."
     try:
-        checkpoint = fabric.load(path, weights_only=True)
+        checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         found = checkpoint.pop("identity")
     except Exception as error:
         raise CheckpointError(f"Expected a readable checkpoint at {path}. {remedy}") from error

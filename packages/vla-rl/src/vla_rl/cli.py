@@ -26,7 +26,7 @@ class FabricConfig:
     devices: int = 1
     """Processes per machine."""
     strategy: str = "auto"
-    """auto, ddp, and so on."""
+    """auto, ddp, fsdp2 (parameters shared out over processes), and so on."""
     precision: str = "32-true"
     """Of forward and backward passes."""
 
@@ -139,6 +139,7 @@ def _fit(config: Namespace) -> None:
     from vla_rl.algorithms.ppo import PPO
     from vla_rl.algorithms.rftf import RFTF
     from vla_rl.algorithms.spiral import Spiral
+    from vla_rl.sharding import fully_sharded
 
     algorithms: dict[str, Any] = {"ppo": PPO, "grpo": GRPO, "rftf": RFTF, "spiral": Spiral}
     for name, settings in SETTINGS.items():
@@ -148,7 +149,10 @@ def _fit(config: Namespace) -> None:
                 f"pass `--algorithm {name}` or leave them out."
             )
     loggers = [] if config.logger is None else [build(config.logger, "logger")]
-    fabric = Fabric(**vars(config.fabric), loggers=loggers)
+    hardware = dict(vars(config.fabric))
+    if hardware["strategy"] == "fsdp2":
+        hardware["strategy"] = fully_sharded()
+    fabric = Fabric(**hardware, loggers=loggers)
     fabric.launch()
     # Weights that are not loaded are drawn; a run started twice must draw the same.
     torch.manual_seed(config[config.algorithm].seed)

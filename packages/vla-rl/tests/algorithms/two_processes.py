@@ -1,26 +1,32 @@
 """One update of PPO on a batch in a file; started by test_two_processes.py, alone or as two."""
 
 import sys
+from typing import Any
 
 import torch
 from lightning.fabric import Fabric
 
 from vla_rl.algorithms.clipped_update import ClippedUpdate, Scorer
 from vla_rl.algorithms.settings import PPOConfig
+from vla_rl.sharding import fully_sharded, whole_state
 from vla_rl.testing import make_policy
 
 
-def main(batch_path: str, weights_path: str, devices: int, first_share: int) -> None:
+def main(
+    batch_path: str, weights_path: str, devices: int, first_share: int, strategy: Any = "auto"
+) -> None:
     """Share the batch out unevenly, make the steps, write the weights."""
-    strategy = "ddp" if devices > 1 else "auto"
+    if strategy == "fsdp2":
+        strategy = fully_sharded()
     fabric = Fabric(accelerator="cpu", devices=devices, strategy=strategy)
     fabric.launch()
     policy = make_policy()
+    scorer = fabric.setup_module(Scorer(policy))
     critic = list(policy.value_head.parameters())
     actor = [p for name, p in policy.named_parameters() if not name.startswith("value_head")]
     # Plain descent: Adam would turn rounding in tiny gradients into steps of full size.
     optimizers = [torch.optim.SGD(actor, lr=0.5), torch.optim.SGD(critic, lr=0.5)]
-    scorer, *optimizers = fabric.setup(Scorer(policy), *optimizers)
+    optimizers = fabric.setup_optimizers(*optimizers)
     config = PPOConfig(
         num_epochs=3,
         minibatch_size=10_000,
@@ -34,9 +40,10 @@ def main(batch_path: str, weights_path: str, devices: int, first_share: int) -> 
         rows = slice(first_share) if fabric.global_rank == 0 else slice(first_share, None)
         batch = {key: value[rows] for key, value in batch.items()}
     ClippedUpdate(fabric, scorer, config, *optimizers)(batch, update=0, kl_coefficient=0.1)
+    weights = whole_state(policy)
     if fabric.is_global_zero:
-        torch.save(policy.state_dict(), weights_path)
+        torch.save(weights, weights_path)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))
+    main(sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4]), sys.argv[5])

@@ -252,6 +252,8 @@ class ClippedUpdate:
             self.value_optimizer.zero_grad()
 
     def _check_first_ratio(self, new: Tensor, old: Tensor, mask: Tensor, where: str) -> None:
+        if not new.numel():  # a process that has less than the others
+            return
         worst = float(torch.where(mask[..., None], new.detach() - old, 0.0).abs().max())
         if not worst <= self.config.ratio_tolerance:
             raise RuntimeError(

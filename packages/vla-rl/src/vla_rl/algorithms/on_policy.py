@@ -24,6 +24,7 @@ from vla_rl.rollout import (
     ProgressModels,
     collect_episodes,
 )
+from vla_rl.sharding import is_sharded, whole_weights
 from vla_rl.streams import random_stream
 from vla_rl.types import Observation, ProgressModel
 
@@ -80,17 +81,26 @@ class OnPolicy(ABC):
         self.progress_bar = progress_bar and self.fabric.is_global_zero
         self._check()
 
+        scorer = self.fabric.setup_module(Scorer(policy))
+        # Only now: a strategy may have replaced the parameters by shares of them.
         critic = [p for name, p in policy.named_parameters() if name.startswith("value_head.")]
         actor = [p for name, p in policy.named_parameters() if not name.startswith("value_head.")]
         optimizers = [torch.optim.Adam(actor, lr=config.lr, eps=1e-5)]
         if self.has_critic:
             optimizers.append(torch.optim.Adam(critic, lr=self._value_lr, eps=1e-5))
-        scorer, *optimizers = self.fabric.setup(Scorer(policy), *optimizers)
-        self._improve = ClippedUpdate(self.fabric, scorer, config, *optimizers)
+        wrapped = self.fabric.setup_optimizers(*optimizers)
+        handles: list[Any] = list(wrapped) if isinstance(wrapped, tuple) else [wrapped]
+        self._scorer = scorer
+        self._improve = ClippedUpdate(self.fabric, scorer, config, *handles)
         names = ("policy_optimizer", "value_optimizer")
-        parts: dict[str, Any] = {"policy": policy, **dict(zip(names, optimizers, strict=False))}
+        parts: dict[str, Any] = {"policy": policy, **dict(zip(names, handles, strict=False))}
         self._penalty = None
         if config.kl_coefficient > 0.0:
+            if is_sharded(policy):
+                raise ValueError(
+                    "Expected `kl_coefficient` 0 under a strategy that shards the policy, got "
+                    f"{config.kl_coefficient}: the reference's weights are not sharded yet."
+                )
             self._penalty = KLPenalty(
                 policy, coefficient=config.kl_coefficient, target=config.kl_target
             )
@@ -202,7 +212,7 @@ class OnPolicy(ABC):
             models = self.progress_model
             several = models if isinstance(models, Sequence) else [models]
             timed = [_TimedProgress(model) for model in several]
-        with self.fabric.autocast():
+        with self.fabric.autocast(), whole_weights(self._scorer):
             rollout = collect_episodes(
                 self.policy,  # type: ignore[arg-type]  # checked in __init__ by what it must have
                 self.env,
