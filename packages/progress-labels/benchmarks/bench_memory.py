@@ -43,8 +43,8 @@ def main() -> None:
     if status:
         sys.exit(f"labelling ended with status {status}")
     print(
-        f"{episodes * _EPISODE} frames in {episodes} episodes: labelling took {seconds:.0f} s and at "
-        f"most {usage.ru_maxrss / 1024:.0f} MiB (making them: {before / 1024:.0f} MiB)"
+        f"{episodes * _EPISODE} frames in {episodes} episodes: labelling took {seconds:.0f} s and "
+        f"at most {usage.ru_maxrss / 1024:.0f} MiB (making them: {before / 1024:.0f} MiB)"
     )
 
 

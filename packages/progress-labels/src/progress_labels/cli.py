@@ -10,6 +10,7 @@ import numpy as np
 import tyro
 
 from progress_labels.errors import CollapseError, DatasetError
+from progress_labels.hub import local_root
 from progress_labels.labels import (
     LABEL_FILE,
     LabelConfig,
@@ -29,7 +30,8 @@ class Label:
     """Write <DATASET>/feat2go_progress.parquet: progress, stage and similarity of every frame."""
 
     dataset: tyro.conf.Positional[Path]
-    """Root folder of a LeRobot v3 or v2.1 dataset, a folder of videos, or one video."""
+    """Root folder of a LeRobot v3 or v2.1 dataset, or its Hugging Face Hub id; a folder of videos,
+    or one video."""
     goal: Path | None = None
     """For videos: a picture of the finished task, to measure against in place of each end."""
     encoder: str = "offline"
@@ -54,6 +56,7 @@ class Label:
 
     def run(self) -> None:
         """Label and print what was done."""
+        self.dataset = local_root(self.dataset)
         videos = self._takes_videos()
         from transformers.utils.logging import disable_progress_bar
 
