@@ -5,13 +5,19 @@ The heavier parts are imported by name: `bench_adapters.registry`, `bench_adapte
 `bench_adapters.testing`.
 """
 
-from bench_adapters.errors import BenchAdaptersError, SimulatorUnavailableError, WorkerError
+from bench_adapters.errors import (
+    BenchAdaptersError,
+    EnvFailure,
+    SimulatorUnavailableError,
+    WorkerError,
+)
 from bench_adapters.functional.scores import category_means, success_summary, wilson_interval
 from bench_adapters.registry import known_envs, make, make_single
 from bench_adapters.specs import ActionSpec, Dimension, SpecMismatchError, check_specs
 from bench_adapters.types import (
     ActOutput,
     ChunkStep,
+    EpisodeError,
     EpisodeResult,
     EvaluationResult,
     Observation,
@@ -26,6 +32,8 @@ __all__ = [
     "BenchAdaptersError",
     "ChunkStep",
     "Dimension",
+    "EnvFailure",
+    "EpisodeError",
     "EpisodeResult",
     "EvaluationResult",
     "Observation",

@@ -120,10 +120,13 @@ class _Attempt:
         except WorkerError as error:
             if error.result is None or not error.failures:
                 raise
-            for failure in error.failures:
-                if self._live[failure.env_index]:
-                    self.failures[failure.env_index] = failure
-                    self._live[failure.env_index] = False
+            lost = {f.env_index: f for f in error.failures if self._live[f.env_index]}
+            if all(failure.bystander for failure in lost.values()):
+                # The culprit was not asked for: somebody has to take the blame, or it goes on for
+                # ever, as where the process cannot be started again.
+                lost = {row: failure._replace(bystander=False) for row, failure in lost.items()}
+            self.failures |= lost
+            self._live[list(lost)] = False
             return error.result
 
     def _count(self, chunk: ChunkStep) -> None:

@@ -57,6 +57,37 @@ def test_chunk_reaches_the_states_of_stock_steps(env, stock):
     assert 0 < difference.mean() <= 1.0  # of 255: decimated, yet the same picture
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")  # of ManiSkill's own spaces
+@pytest.mark.parametrize(
+    ("task", "robot", "mode"),
+    [
+        ("PickCube-v1", "panda", "pd_ee_delta_pos"),
+        ("MS-CartpoleBalance-v1", None, None),  # its reward reads the action
+    ],
+)
+def test_dense_rewards_are_those_of_stock_steps(task, robot, mode):
+    kwargs = {"robot_uids": robot} if robot else {}
+    kwargs |= {"control_mode": mode} if mode else {}
+    mine = maniskill.make(task, cameras=(), reward_mode="normalized_dense", **kwargs)
+    stock = gym.make(
+        task,
+        obs_mode="state",
+        reward_mode="normalized_dense",
+        sim_backend="physx_cpu",
+        render_backend="cpu",
+        **kwargs,
+    )
+    mine.reset(4)
+    stock.reset(seed=4)
+    actions = np.random.default_rng(2).uniform(-1, 1, (5, *mine.action_space.shape))
+    rewards = mine.step_chunk(actions.astype(np.float32)).reward
+    expected = [float(stock.step(action)[1]) for action in actions.astype(np.float32)]
+    mine.close()
+    stock.close()
+    np.testing.assert_allclose(rewards, expected, atol=1e-4)
+    assert np.ptp(expected) > 0
+
+
 def test_episode_does_not_depend_on_what_ran_before(env):
     first = env.reset(5)
     first_end = env.step_chunk(ACTIONS)

@@ -185,7 +185,9 @@ class ManiSkillEnvironment:
             return 0.0
         if self.env.reward_mode == "sparse":
             return float(info.get("success", 0.0)) - float(info.get("fail", 0.0))
-        return float(self.env.get_reward(obs=None, action=action[None], info=info))
+        import torch  # ManiSkill has loaded it
+
+        return float(self.env.get_reward(obs=None, action=torch.as_tensor(action)[None], info=info))
 
     def make_expert(self, *, noise: float, failure: str | None, rng: np.random.Generator) -> Expert:
         """Return the task's scripted expert; see `bench_adapters.experts.maniskill`."""
