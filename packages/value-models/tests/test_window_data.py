@@ -59,6 +59,10 @@ def test_mismatched_instructions_have_no_progress():
     assert (batch["progress"][wrong] == 0).all()
     assert (batch["progress"][~wrong][:, -1] > 0).any()
     assert not batch["success"][wrong].any()
+    assert not batch["stage"][wrong].any()
+    assert not batch["tau"][wrong].any()
+    assert batch["stage"][~wrong].any()
+    assert torch.equal(batch["demonstrates"], ~wrong)
 
 
 def test_one_task_is_never_mismatched():
@@ -77,6 +81,17 @@ def test_done_frames_are_the_end_of_successes():
     assert not done[failed].any()
     labels = torch.cat([e.progress for e in episodes])
     assert torch.equal(done[~failed] > 0, labels[~failed] >= 0.95)
+    assert torch.equal(batch["demonstrates"], ~failed)
+
+
+def test_whether_an_unlabelled_frame_of_a_success_is_done_is_not_known():
+    episodes = FeatureWorld().episodes(2)
+    label = episodes[0].progress.clone()
+    label[3:6] = torch.nan
+    episodes[0] = episodes[0]._replace(progress=label)
+    dataset = WindowDataset(episodes, WindowSpec(num_frames=1, stride=1), camera="hand")
+    done = _rows(dataset)["success"][:, -1]
+    assert done.isnan().nonzero().flatten().tolist() == [3, 4, 5]
 
 
 def test_balanced_draws_see_all_groups_alike():

@@ -254,3 +254,28 @@ def test_windows_know_the_epoch_behind_the_sampler_of_several_processes():
     _fit(_module("rewind"), loader, epochs=2, callbacks=[Look()])
     assert {epoch for epoch, _ in seen} == {0, 1}
     assert all(epoch == told for epoch, told in seen)
+
+
+def test_ranking_learns_from_demonstrations_only():
+    module = _module("rank")
+    batch = next(iter(_loader(4, num_failures=4, batch_size=200)))
+    shown = batch["demonstrates"]
+    assert 0 < shown.sum() < len(shown)
+    before = module.loss(batch)
+    failures = batch["frame_index"].clone()
+    failures[~shown] = failures[~shown].flip(1)
+    torch.testing.assert_close(module.loss({**batch, "frame_index": failures}), before)
+    backwards = {**batch, "frame_index": batch["frame_index"].flip(1)}
+    assert not torch.allclose(module.loss(backwards), before)
+
+
+def test_unknown_success_has_no_part_in_the_loss():
+    module = _module("success").eval()
+    batch = next(iter(_loader(4)))
+    target = batch["success"].clone()
+    target[:5] = torch.nan
+    rest = {key: value[5:] if not isinstance(value, str) else value for key, value in batch.items()}
+    loss = module.loss({**batch, "success": target})
+    torch.testing.assert_close(loss, module.loss(rest))
+    loss.backward()
+    assert all(p.grad.isfinite().all() for p in module.parameters() if p.grad is not None)

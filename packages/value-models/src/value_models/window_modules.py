@@ -179,7 +179,9 @@ class WindowModule(LightningModule):
 
 
 class RankingModule(WindowModule):
-    """RFTF: later frames of an episode are worth more; no label is read.
+    """RFTF: later frames of a successful episode are worth more; no label is read.
+
+    Windows of failures, and those with another task's instruction, are left out.
 
     Args:
         num_pairs: Pairs to draw per window; all if None.
@@ -204,7 +206,8 @@ class RankingModule(WindowModule):
             losses = pairwise_ranking_loss(values, time, mask)
         else:
             losses = sampled_ranking_loss(values, time, sample_pairs(length, num_pairs=num_pairs))
-        has_pair = time.masked_fill(~mask, 0).amax(1) > 0
+        # Later is better only where the task is being done.
+        has_pair = (time.masked_fill(~mask, 0).amax(1) > 0) & batch["demonstrates"]
         # `functional.centring_penalty`, over the frames of all processes.
         centred: Tensor = self.hparams["centring"] * window_mean(values.square(), mask)
         return window_mean(losses, has_pair) + centred
@@ -228,8 +231,10 @@ class SuccessModule(WindowModule):
     def loss(self, batch: ProgressBatch) -> Float[Tensor, ""]:
         """Cross-entropy of done frames against all others."""
         logits, target = self.model(batch).logits, batch["success"]
-        losses = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
-        return window_mean(losses, length_mask(batch["length"], target.shape[1]))
+        known = target.isfinite() & length_mask(batch["length"], target.shape[1])
+        filled = torch.where(known, target, 0.0)
+        losses = F.binary_cross_entropy_with_logits(logits, filled, reduction="none")
+        return window_mean(losses, known)
 
 
 def progress_loss(progress: Tensor, batch: ProgressBatch) -> Tensor:

@@ -96,7 +96,8 @@ class WindowDataset(Dataset[dict[str, Any]]):
     A batch has the first frame of the episode, ``num_frames`` frames and ``max_rewind`` places
     for rewound ones, w in all: ``observation.features.<camera>`` (b, w, p, d), other signals
     (b, w, …), ``progress`` (b, w) with NaN where unknown or padded, ``frame_index`` (b, w),
-    ``success`` (b, w) 1 in frames of a task done, ``length`` (b,) real places, ``task``.
+    ``success`` (b, w) 1 in frames of a task done and NaN where a success has no label, ``length``
+    (b,) real places, ``demonstrates`` (b,) whether a success shows what ``task`` says, ``task``.
 
     Args:
         episodes: Encoded; frames after the last label of a labelled one are left out.
@@ -125,6 +126,7 @@ class WindowDataset(Dataset[dict[str, Any]]):
         self.task = [self.tasks.index(e.task) for e, n in zip(episodes, lengths, strict=True)
                      for _ in range(n)]  # fmt: skip
         length = torch.tensor(lengths)
+        self.succeeded = torch.tensor([e.success for e in episodes]).repeat_interleave(length)
         self.start = (length.cumsum(0) - length).repeat_interleave(length)
         self.sampler = (
             BalancedShuffle(self.task, seed=seed)
@@ -148,14 +150,22 @@ class WindowDataset(Dataset[dict[str, Any]]):
         frames = start.unsqueeze(1) + window
         batch: dict[str, Any] = {key: column[frames] for key, column in self.columns.items()}
         task, mismatched = self._tasks(indices, generator)
-        batch["progress"][mismatched] = 0.0
-        batch["success"][mismatched] = 0.0
+        for key in batch:  # of the task that is asked for, nothing has been done
+            if key in ("progress", "success") or key.startswith(("stage", "tau")):
+                batch[key][mismatched] = 0
+        demonstrates = self.succeeded[rows] & ~mismatched
         for key in batch:
             if key == "progress" or key.startswith("tau"):
                 batch[key] = batch[key].masked_fill(padded, torch.nan)
             elif key == "primitive" or key.startswith("stage"):
                 batch[key] = batch[key].masked_fill(padded, -1)
-        return {**batch, "task": task, "frame_index": window, "length": length}
+        return {
+            **batch,
+            "task": task,
+            "frame_index": window,
+            "length": length,
+            "demonstrates": demonstrates,
+        }
 
     def _windows(self, frame: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         spec = self.spec
@@ -197,7 +207,8 @@ def _columns(episodes: Sequence[EncodedEpisode], camera: str) -> dict[str, Tenso
     progress = torch.cat([episode.progress[: episode.length] for episode in episodes])
     succeeded = torch.cat([torch.full((episode.length,), episode.success) for episode in episodes])
     columns["progress"] = progress
-    columns["success"] = (succeeded & (progress >= DONE_PROGRESS)).float()
+    done = (succeeded & (progress >= DONE_PROGRESS)).float()
+    columns["success"] = done.masked_fill(succeeded & progress.isnan(), torch.nan)
     return columns
 
 
