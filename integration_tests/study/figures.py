@@ -39,6 +39,8 @@ def curves_at_drops(results: Mapping[int, Result]) -> Any:
     """Plot values of attempts that drop the cube, with the moment marked."""
     shown = [curve for item in results.values() for curve in item["shown"]][:8]
     figure, axes = plt.subplots(2, 4, figsize=(11, 4.2), sharey=True)
+    for axis in axes.flat[len(shown) :]:
+        axis.set_axis_off()
     for axis, curve in zip(axes.flat, shown, strict=False):
         axis.plot(curve["values"], color=COLOURS[0])
         axis.axvline(curve["event"], color=COLOURS[1], ls="--")

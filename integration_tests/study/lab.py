@@ -268,6 +268,8 @@ KEPT = (
 
 
 def _read_metrics(path: Path) -> list[dict[str, float | None]]:
+    if not path.exists():  # nothing was trained
+        return []
     with path.open() as file:
         return [
             {key: float(row[key]) if row[key] else None for key in KEPT if key in row}
