@@ -8,15 +8,18 @@ import torch
 
 import bench_adapters.testing
 import bench_adapters.types
+import progress_labels.dataset
 import progress_labels.encoders
 import progress_labels.testing
 import progress_labels.types
 import value_models.progress_model
 import value_models.testing
 import value_models.types
+import vla_rl.flywheel
 import vla_rl.policies.token_policy
 import vla_rl.testing
 import vla_rl.types
+from bench_adapters.recorder import DatasetRecorder
 from bench_adapters.registry import make
 from bench_adapters.vector import ProcessVectorEnv
 
@@ -38,6 +41,11 @@ def progress_for_rl(
 ) -> vla_rl.types.ProgressModel:
     """A model of value-models is what vla-rl shapes rewards with."""
     return model
+
+
+def recorder_for_rl(recorder: DatasetRecorder) -> vla_rl.types.EpisodeSink:
+    """A recorder of bench-adapters is where vla-rl puts the episodes of its policies."""
+    return recorder
 
 
 def encoder_for_value_models(
@@ -136,3 +144,29 @@ def test_labels_are_what_value_models_train_on(tmp_path: Path):
     )
     assert fit.evaluation.num_episodes >= 1
     assert 0.0 <= fit.evaluation.model.mean_absolute_error <= 1.0
+
+
+def test_played_episodes_become_a_dataset_that_labels_are_made_of(env, tmp_path):
+    images = {
+        key.removeprefix("observation.images."): space.shape[:2]
+        for key, space in env.single_observation_space.items()
+        if key.startswith("observation.images.")
+    }
+    with DatasetRecorder(
+        tmp_path / "played",
+        fps=env.fps,
+        cameras=images,
+        state_dim=env.single_observation_space["observation.state"].shape[0],
+        action_dim=env.single_action_space.shape[0],
+    ) as recorder:
+        rollout = vla_rl.flywheel.record_episodes(
+            toy_policy(env),
+            env,
+            range(50, 57),
+            recorder_for_rl(recorder),
+            generator=torch.Generator().manual_seed(0),
+        )
+    episodes = progress_labels.dataset.EpisodeDataset(tmp_path / "played")
+    assert len(episodes) == 7
+    assert [len(item["action"]) for item in episodes] == rollout.episodes.length.tolist()
+    assert [item["success"] for item in episodes] == rollout.episodes.success_at_end.tolist()
