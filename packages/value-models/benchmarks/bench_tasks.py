@@ -156,7 +156,7 @@ def clock(seed: int, kept: Sequence[TaskEpisode], held_out: Sequence[TaskEpisode
     found = {}
     clean = [e.encoded for e in held_out if e.encoded.success and not e.perturbation]
     for name, rewind in CLOCK.items():
-        options = {"network": {**SIZE, "position": "all"}}
+        options = {"network": SIZE}
         spec = WindowSpec(**SPEC, max_rewind=rewind)
         module = train(RewindModule, options, labelled(kept, clean=True), spec=spec, steps=steps,
                        seed=seed)  # fmt: skip
@@ -213,7 +213,7 @@ def main() -> None:
     for seed in [] if arguments.development else arguments.seeds:
         for name, measure in (
             ("first epoch", lambda s: first_epoch(s, kept, held_out, episodes)),
-            ("clock test", lambda s: clock(s, kept, held_out, steps=arguments.steps // 2)),
+            ("clock test", lambda s: clock(s, kept, held_out, steps=arguments.steps)),
         ):
             done = results.setdefault(name, {})
             if str(seed) not in done:

@@ -131,7 +131,7 @@ def write_report(results: dict[str, Any], held_out: Sequence[TaskEpisode], out: 
         panel.plot(values, [place] * len(values), "o", color="tab:blue", markersize=4)
     panel.set_yticks(range(len(names)), names, fontsize="small")
     panel.invert_yaxis()
-    panel.set_xlabel("mean squared error, mean over held-out episodes; dots are seeds")
+    panel.set_xlabel("squared error, mean of held-out episodes; dots: seeds", fontsize="small")
     figure.savefig(out / "errors.png", dpi=120)
     load = next(iter(results.get("SARM2", {"": {}}).values())).get("load")
     if load is not None:
