@@ -151,11 +151,16 @@ def streaming() -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("bench", choices=["ablation", "experts", "streaming"])
+    parser.add_argument("bench", nargs="*", default=["experts", "streaming", "ablation"])
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--epochs", type=int, default=6)
     arguments = parser.parse_args()
-    if arguments.bench == "ablation":
-        ablation(seeds=arguments.seeds, epochs=arguments.epochs)
-    else:
-        {"experts": experts, "streaming": streaming}[arguments.bench]()
+    benches = {
+        "experts": experts,
+        "streaming": streaming,
+        "ablation": partial(ablation, seeds=arguments.seeds, epochs=arguments.epochs),
+    }
+    for name in arguments.bench:
+        if name not in benches:
+            parser.error(f"unknown bench {name!r}; choose from {', '.join(benches)}")
+        benches[name]()

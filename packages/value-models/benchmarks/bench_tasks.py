@@ -1,6 +1,6 @@
 """All value models on ten recorded ManiSkill tasks, trained on equal features for equal budgets.
 
-python benchmarks/bench_tasks.py --data FOLDER --out RESULT_FOLDER
+python benchmarks/bench_tasks.py [--data FOLDER] [--out RESULT_FOLDER]
 
 FOLDER holds ten datasets of ``bench-adapters record``; what is missing is recorded. Needs the
 extra ``[data]``. The true progress of every frame is defined in `task_progress`. One episode in
@@ -181,8 +181,8 @@ def _mean(values: Sequence[float]) -> float:
 def main() -> None:
     """Record what is missing, train, score, report."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, default=Path("tasks"))
-    parser.add_argument("--out", type=Path, default=Path("bench_tasks"))
+    parser.add_argument("--data", type=Path, default=Path("outputs/tasks"))
+    parser.add_argument("--out", type=Path, default=Path("outputs/bench_tasks"))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--steps", type=int, default=1500)
     parser.add_argument("--episodes", type=int, default=80, help="of a task, where it is recorded")
