@@ -51,6 +51,8 @@ def test_the_page_has_a_row_per_episode_the_flagged_first(tmp_path):
     assert sorted(order) == [0, 1, 2]
     assert order[: len(flagged)] == flagged
     assert 2 in flagged
+    assert f"{len(flagged)} of 3 episodes deserve a look" in text
+    assert '<li>never finished, 1: <a href="#episode-2">2</a></li>' in text
     assert "set &lt;b&gt;" in text
     assert "<b>" not in text
     assert text.count("data:image/png;base64,") == 3

@@ -119,4 +119,5 @@ def _draw_curves(axis: Any, labels: EpisodeLabels, edges: list[int], subgoals: l
     axis.set_yticks(np.linspace(0.0, 1.0, 5))
     axis.grid(axis="y", color="white", lw=0.8)
     axis.spines[["top", "right"]].set_visible(False)
-    axis.legend(loc="lower right", fontsize=8, framealpha=0.9, edgecolor="none")
+    place = {"loc": "lower right", "bbox_to_anchor": (1.0, 1.0)}  # above, where no curve runs
+    axis.legend(**place, ncol=2, fontsize=8, frameon=False, borderaxespad=0.0)

@@ -169,14 +169,23 @@ def _picture(frames: UInt8[Tensor, "t h w 3"], labels: EpisodeLabels) -> bytes:
 
 
 def _page(name: str, flags: dict[int, list[str]], rows: list[str]) -> str:
-    flagged = [episode for episode, found in flags.items() if found]
-    links = " ".join(f'<a href="#episode-{episode}">{episode}</a>' for episode in flagged)
-    summary = f"{len(flagged)} of {len(flags)} episodes deserve a look"
+    kinds: dict[str, list[int]] = {}
+    for episode, found in flags.items():
+        for kind in dict.fromkeys(flag.split(":")[0] for flag in found):
+            kinds.setdefault(kind, []).append(episode)
+    lines = "".join(
+        f"<li>{html.escape(kind)}, {len(episodes)}: "
+        + " ".join(f'<a href="#episode-{episode}">{episode}</a>' for episode in episodes)
+        + "</li>"
+        for kind, episodes in kinds.items()
+    )
+    flagged = sum(bool(found) for found in flags.values())
+    summary = f"{flagged} of {len(flags)} episodes deserve a look"
     return (
         "<!doctype html><html lang='en'><head><meta charset='utf-8'>"
         f"<meta name='generator' content='{_MARK}'>"
         f"<title>{html.escape(name)}: progress</title><style>{_STYLE}</style></head><body>"
-        f"<h1>{html.escape(name)}</h1><p>{summary}{': ' + links if links else '.'}</p>"
+        f"<h1>{html.escape(name)}</h1><p>{summary}{':' if lines else '.'}</p><ul>{lines}</ul>"
         "<p>Above each curve: frames at equal steps of time. Bands are stages, dots their "
         "subgoals; blue is progress, orange the raw similarity to the goal.</p>"
         + "\n".join(rows)
