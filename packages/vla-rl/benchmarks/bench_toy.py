@@ -101,9 +101,9 @@ def run_rftf(seed: int, out: Path, show: Progress) -> None:
 
 
 def run_rabc(seed: int, out: Path, show: Progress) -> None:
-    """From 60 demonstrations, every second of which flees the goal; before: plain cloning."""
+    """From 160 demonstrations, every second of which flees the goal; before: plain cloning."""
     episodes = []
-    for i, episode in enumerate(demonstrations(seed, 60)):
+    for i, episode in enumerate(demonstrations(seed, 160)):
         sign = -1.0 if i % 2 else 1.0
         states = torch.as_tensor(episode["observation.state"])
         progress = ToyProgressModel().progress({"observation.state": states})
@@ -119,17 +119,17 @@ def run_rabc(seed: int, out: Path, show: Progress) -> None:
 
 
 def run_spiral(seed: int, out: Path, show: Progress) -> None:
-    """From a flow policy cloned of six demonstrations, which stays as it is."""
-    base = FlowPolicy(**STATE_ONLY)
-    samples = make_chunks(demonstrations(seed, 6), chunk=4)
+    """From a flow policy cloned of 15 demonstrations, which stays as it is."""
+    base = FlowPolicy(**(STATE_ONLY | {"hidden_dim": 128}))
+    samples = make_chunks(demonstrations(seed, 15), chunk=4)
     config = CloneConfig(num_epochs=60, seed=seed)
     clone(base, samples, config, out_dir=out / "clone", progress_bar=False)
     show(base)
-    policy = ResidualPolicy.around(base, hidden_dim=64, num_critics=2, residual_scale=1.0)
+    policy = ResidualPolicy.around(base, hidden_dim=128, num_critics=2, residual_scale=0.5)
     config = SpiralConfig(
         seed=seed,
         episodes_per_round=192,
-        steps_per_round=500,
+        steps_per_round=400,
         batch_size=256,
         num_draws=2,
         bc_weight=0.1,

@@ -9,6 +9,7 @@ import time
 import pytest
 
 from vla_rl.cli import SETTINGS, _parser, main
+from vla_rl.policies.token_policy import TokenPolicy
 from vla_rl.testing import make_policy
 
 RECIPES = ["maniskill-ppo", "maniskill-grpo", "robotwin-grpo", "calvin-rftf", "robot-spiral"]
@@ -56,13 +57,16 @@ def test_the_laptop_twin_of_every_recipe_trains(config_of, algorithm, tmp_path, 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("algorithm", ["ppo", "grpo", "rftf"])
-def test_two_processes_train_one_policy(tmp_path, algorithm, config_of):
+@pytest.mark.parametrize(
+    ("algorithm", "strategy"), [("ppo", "fsdp2"), ("grpo", "ddp"), ("rftf", "ddp")]
+)
+def test_two_processes_train_one_policy(tmp_path, algorithm, strategy, config_of):
     command = [sys.executable, "-m", "vla_rl.cli", "fit", "--config", str(config_of(algorithm))]
     command += ["--out_dir", str(tmp_path / "out"), "--num_updates=2"]
     command += [f"--{algorithm}.episodes_per_update=16", f"--{algorithm}.minibatch_size=24"]
-    command += ["--fabric.devices=2", "--fabric.strategy=ddp"]
+    command += ["--fabric.devices=2", f"--fabric.strategy={strategy}"]
     subprocess.run(command, check=True, capture_output=True, timeout=300)
+    assert TokenPolicy.from_pretrained(tmp_path / "out" / "policy").num_bins == 9
     rows = (tmp_path / "out" / "metrics.csv").read_text().splitlines()
     assert [row.split(",")[:2] for row in rows] == [
         ["update", "episodes"],

@@ -139,7 +139,7 @@ def _fit(config: Namespace) -> None:
     from vla_rl.algorithms.ppo import PPO
     from vla_rl.algorithms.rftf import RFTF
     from vla_rl.algorithms.spiral import Spiral
-    from vla_rl.sharding import fully_sharded
+    from vla_rl.sharding import fully_sharded, is_sharded, whole_state
 
     algorithms: dict[str, Any] = {"ppo": PPO, "grpo": GRPO, "rftf": RFTF, "spiral": Spiral}
     for name, settings in SETTINGS.items():
@@ -170,7 +170,11 @@ def _fit(config: Namespace) -> None:
         progress_model=progress_models,
     )
     history = run.fit(config.num_updates)
+    weights = whole_state(policy) if is_sharded(policy) else None
     if fabric.is_global_zero:
+        if weights is not None:  # a policy of its own: of the trained one this process has a share
+            policy = build(config.policy, "policy")
+            policy.load_state_dict(weights)
         if hasattr(policy, "save_pretrained"):
             policy.save_pretrained(Path(config.out_dir) / "policy")
         print(f"success_once {history[0]['success_once']:.3f} -> {history[-1]['success_once']:.3f}")

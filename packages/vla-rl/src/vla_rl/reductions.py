@@ -1,6 +1,7 @@
 """Statistics over all processes of a Fabric run."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 import torch
 from lightning.fabric import Fabric
@@ -12,6 +13,22 @@ def sum_over_ranks(fabric: Fabric, x: Tensor) -> Tensor:
     total = fabric.all_reduce(x.detach().to(fabric.device), reduce_op="sum")
     assert isinstance(total, Tensor)
     return total.to(x.device)
+
+
+@contextmanager
+def all_or_none(fabric: Fabric) -> Iterator[None]:
+    """Raise in every process when a block fails in one: the others would wait for it for ever.
+
+    Raises:
+        RuntimeError: If it failed elsewhere; where it failed, the error itself goes on.
+    """
+    try:
+        yield
+    except Exception:
+        max_over_ranks(fabric, 1.0)
+        raise
+    if max_over_ranks(fabric, 0.0) > 0.0:
+        raise RuntimeError("Another process failed; its own message says why.")
 
 
 def mean_over_ranks(fabric: Fabric, x: Tensor | float) -> float:

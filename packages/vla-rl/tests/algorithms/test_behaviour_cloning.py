@@ -1,5 +1,10 @@
 import csv
 import math
+import random
+import signal
+import subprocess
+import sys
+import time
 
 import pytest
 import torch
@@ -94,3 +99,43 @@ def test_a_loss_that_is_not_finite_stops_before_the_step(samples, tmp_path):
 def test_bad_settings(settings, message):
     with pytest.raises(ValueError, match=message):
         CloneConfig(**settings)
+
+
+RUN = """
+import sys, torch
+from vla_rl.algorithms.behaviour_cloning import BehaviourCloning, CloneConfig
+from vla_rl.algorithms.rabc import RABC, RABCConfig
+from vla_rl.data import make_chunks
+from vla_rl.testing import make_episodes, make_policy
+
+episodes = make_episodes(4)
+for episode in episodes:
+    episode["progress"] = torch.linspace(0.0, 1.0, len(episode["action"]))
+samples, policy = make_chunks(episodes, chunk=4), make_policy()
+run, kind = {"rabc": (RABC, RABCConfig), "clone": (BehaviourCloning, CloneConfig)}[sys.argv[1]]
+config = kind(num_epochs=60, batch_size=8)
+run(policy, samples, config, out_dir=sys.argv[2], progress_bar=False).fit()
+torch.save(policy.state_dict(), sys.argv[2] + "/weights.pt")
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("algorithm", ["clone", "rabc"])
+def test_a_run_killed_anywhere_goes_on_as_if_it_had_not_been(tmp_path, algorithm):
+    commands = {
+        out: [sys.executable, "-c", RUN, algorithm, str(tmp_path / out)]
+        for out in ("straight", "killed")
+    }
+    subprocess.run(commands["straight"], check=True, timeout=300)
+    run = subprocess.Popen(commands["killed"])
+    while not (tmp_path / "killed" / "last.ckpt").exists():
+        time.sleep(0.01)
+    time.sleep(random.SystemRandom().uniform(0.0, 0.5))
+    run.kill()
+    assert run.wait(60) == -signal.SIGKILL
+    assert not (tmp_path / "killed" / "weights.pt").exists()
+    subprocess.run(commands["killed"], check=True, timeout=300)
+    tables = [(tmp_path / out / "metrics.csv").read_bytes() for out in commands]
+    assert tables[0] == tables[1]
+    weights = [torch.load(tmp_path / out / "weights.pt") for out in commands]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])

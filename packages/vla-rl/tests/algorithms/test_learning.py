@@ -30,24 +30,37 @@ def _success(policy, env, count=200):
 
 
 @pytest.mark.parametrize(
-    ("algorithm", "config", "num_updates", "least"),
-    [(PPO, PPOConfig, 50, 0.95), (GRPO, GRPOConfig, 130, 0.85)],
+    ("algorithm", "config", "num_updates"),
+    [
+        (PPO, PPOConfig(episodes_per_update=64, minibatch_size=128, lr=1e-3), 50),
+        (
+            GRPO,
+            GRPOConfig(
+                episodes_per_update=128,
+                group_size=4,
+                max_sampling_rounds=4,
+                minibatch_size=128,
+                lr=1e-3,
+            ),
+            60,
+        ),
+    ],
 )
-def test_from_nothing_to_nearly_always(tmp_path, algorithm, config, num_updates, least):
-    """Random weights reach the goal about once in thirty episodes."""
+def test_from_nothing_to_nearly_always(tmp_path, algorithm, config, num_updates):
+    """Random weights reach the goal about once in thirty episodes; the expert always does."""
     policy = TokenPolicy(**STATE_ONLY, num_bins=5)
-    env = ToyReachEnv(num_envs=64, observe="state")
+    env = ToyReachEnv(num_envs=config.episodes_per_update, observe="state")
     before = _success(policy, env)
     algorithm(
         policy,
         env,
-        config(episodes_per_update=64, minibatch_size=128, lr=1e-3),
+        config,
         out_dir=tmp_path,
         progress_model=ToyProgressModel(),
         progress_bar=False,
     ).fit(num_updates)
     assert before < 0.1
-    assert _success(policy, env) >= least
+    assert _success(policy, env) >= 0.95
 
 
 def test_rftf_takes_a_weak_clone_to_nearly_always(tmp_path):

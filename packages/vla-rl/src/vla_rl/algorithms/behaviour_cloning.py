@@ -129,7 +129,7 @@ class BehaviourCloning:
                 # Every process takes its share of the same batch.
                 batch = select_rows(self.samples, rows[rank::world_size])
                 loss = self._loss(batch)
-                if not bool(loss.isfinite()):
+                if not math.isfinite(mean_over_ranks(self.fabric, loss)):
                     raise FloatingPointError(
                         f"Expected a finite loss, got {loss.item()} in epoch {epoch}, batch {i}."
                     )

@@ -1,5 +1,6 @@
 """Gradient steps on the clipped surrogate and, where there is a critic, on its loss."""
 
+import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple, cast
 
@@ -197,7 +198,8 @@ class ClippedUpdate:
             )
             actor_loss = actor_loss + weights.kl * kl_loss
         loss = weights.actor * actor_loss + critic_loss
-        if not bool(loss.isfinite()):
+        # In every process or in none: the others would wait for the gradients of one that stopped.
+        if not math.isfinite(mean_over_ranks(self.fabric, loss)):
             raise FloatingPointError(
                 f"Expected a finite loss, got {loss.item()} (policy {policy_loss.item()}, critic "
                 f"{critic_loss.item()}) in {where}. The last checkpoint is intact."

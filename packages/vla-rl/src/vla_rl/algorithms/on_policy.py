@@ -3,6 +3,7 @@
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -17,7 +18,7 @@ from vla_rl.algorithms.reference import KLPenalty
 from vla_rl.algorithms.settings import OnPolicyConfig
 from vla_rl.checkpoints import RunState, identity_of
 from vla_rl.decisions import Rollout
-from vla_rl.reductions import mean_metrics
+from vla_rl.reductions import all_or_none, mean_metrics
 from vla_rl.rollout import (
     Environments,
     ProgressAt,
@@ -150,6 +151,13 @@ class OnPolicy(ABC):
                     on_update_end(self, metrics)
         return self.history
 
+    def whole_weights(self) -> AbstractContextManager[None]:
+        """Return a block in which ``policy`` may act under any strategy.
+
+        Every process must enter it. Without sharding nothing changes.
+        """
+        return whole_weights(self._scorer)
+
     @property
     def _value_lr(self) -> float:
         raise NotImplementedError
@@ -180,7 +188,8 @@ class OnPolicy(ABC):
         rank, device = self.fabric.global_rank, self.fabric.device
         with random_stream(self.config.seed, update, rank, device=device) as generator:
             started = time.perf_counter()
-            rollout, seconds_reward = self._collect(update, generator)
+            with all_or_none(self.fabric):
+                rollout, seconds_reward = self._collect(update, generator)
             collected = time.perf_counter()
             metrics = _episode_metrics(rollout)
             rollout = self._choose(rollout, metrics)
@@ -212,7 +221,7 @@ class OnPolicy(ABC):
             models = self.progress_model
             several = models if isinstance(models, Sequence) else [models]
             timed = [_TimedProgress(model) for model in several]
-        with self.fabric.autocast(), whole_weights(self._scorer):
+        with self.fabric.autocast(), self.whole_weights():
             rollout = collect_episodes(
                 self.policy,  # type: ignore[arg-type]  # checked in __init__ by what it must have
                 self.env,
