@@ -21,7 +21,7 @@ EXTRAS = {
     "bench-adapters": "[maniskill]",
 }
 TEST_EXTRAS = {
-    "progress-labels": "[ruptures,viz]",
+    "progress-labels": "[rerun,ruptures,viz]",
     "value-models": "[lora,viz]",
     "vla-rl": "[lora]",
     "bench-adapters": "[hdf5,lightning,maniskill,robotwin]",

@@ -1,6 +1,7 @@
 """The study's arithmetic and pages; the runs themselves are those of the packages."""
 
 import json
+from functools import partial
 
 import numpy as np
 import pytest
@@ -51,7 +52,7 @@ def records(tmp_path):
     for claim in CLAIMS:
         for run in claim.runs(PROFILE):
             if run.name not in records.results():
-                records.add(run, lambda run=run: result_of(run, rng))
+                records.add(run, partial(result_of, run, rng))
     return records
 
 

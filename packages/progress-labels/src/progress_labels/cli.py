@@ -164,6 +164,8 @@ class Report:
     """Camera to show; the first one by default."""
     labels: Path | None = None
     """Label file; <DATASET>/feat2go_progress.parquet by default."""
+    rerun: Path | None = None
+    """Write a recording for the Rerun viewer, too (.rrd)."""
 
     def run(self) -> None:
         """Write the page and print how many episodes deserve a look."""
@@ -173,6 +175,11 @@ class Report:
         flagged = sum(bool(found) for found in flags.values())
         print(f"flagged    {flagged} of {len(flags)} episodes")
         print(f"written    {page}")
+        if self.rerun is not None:
+            from progress_labels.viewer import write_recording
+
+            write_recording(self.dataset, self.rerun, camera=self.camera, labels=self.labels)
+            print(f"written    {self.rerun}")
 
 
 @dataclass
