@@ -95,8 +95,9 @@ def run_rftf(seed: int, out: Path, show: Progress) -> None:
     config = CloneConfig(num_epochs=30, seed=seed)
     clone(policy, samples, config, out_dir=out / "clone", progress_bar=False)
     show(policy)
-    config = RFTFConfig(**SIZES, seed=seed, eta_success=1.0, kl_coefficient=0.0, kl_target=None)
-    RFTF(policy, make_env(), config, **common(out)).fit(80)
+    sizes = SIZES | {"episodes_per_update": 128, "minibatch_size": 256}
+    config = RFTFConfig(**sizes, seed=seed, eta_success=1.0, kl_coefficient=0.0, kl_target=None)
+    RFTF(policy, make_env(128), config, **common(out)).fit(100)
     show(policy)
 
 
