@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import av
 import gymnasium as gym
@@ -282,19 +283,11 @@ def test_a_simulator_that_never_works_ends_the_run(tmp_path):
         run(BoldPolicy(), faulty, max_errors=-1)
 
 
-class BuiltTwice(FaultyEnvironment):
-    """Cannot be built a third time."""
+def test_a_worker_that_cannot_be_started_again_ends_the_run(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(Path(__file__).parent)
+    from limited_builds import LimitedBuilds
 
-    def __init__(self, folder):
-        if len(list(folder.iterdir())) == 2:
-            raise RuntimeError("out of licences")
-        (folder / f"{len(list(folder.iterdir()))}").touch()
-        super().__init__(fault="exit")
-
-
-def test_a_worker_that_cannot_be_started_again_ends_the_run(tmp_path):
-    (tmp_path / "built").mkdir()
-    env_fn = functools.partial(BuiltTwice, tmp_path / "built")
+    env_fn = functools.partial(LimitedBuilds, tmp_path, 2, RuntimeError("out of licences"))
     vector = ProcessVectorEnv(env_fn, 2, num_workers=1)
     with pytest.raises(WorkerError, match=r"2 of 2 episodes could not be run.*out of licences"):
         run(BoldPolicy(), vector, seeds=[0, 1])

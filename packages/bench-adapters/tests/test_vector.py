@@ -2,6 +2,7 @@ import functools
 import multiprocessing
 import re
 from multiprocessing.shared_memory import SharedMemory
+from pathlib import Path
 
 import gymnasium
 import numpy as np
@@ -268,18 +269,12 @@ def test_a_worker_killed_between_two_calls(processes):
     assert not processes()
 
 
-class BuiltOnce(FaultyEnvironment):
-    """Cannot be built a second time."""
+def test_a_worker_that_cannot_be_replaced_is_reported(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(Path(__file__).parent)
+    from limited_builds import LimitedBuilds
 
-    def __init__(self, marker):
-        if marker.exists():
-            raise ValueError("no licence for another one")
-        super().__init__(fault="exit")
-        marker.touch()
-
-
-def test_a_worker_that_cannot_be_replaced_is_reported(tmp_path):
-    vector = ProcessVectorEnv(functools.partial(BuiltOnce, tmp_path / "built"), 1, num_workers=1)
+    env_fn = functools.partial(LimitedBuilds, tmp_path, 1, ValueError("no licence for another"))
+    vector = ProcessVectorEnv(env_fn, 1, num_workers=1)
     vector.reset(seed=1)
     with pytest.raises(WorkerError, match="exited with code 3"):
         vector.step_chunk(np.zeros((1, 1, 2)))
