@@ -1,4 +1,5 @@
 import pytest
+import torch
 
 from value_models.module import ProgressModule
 from value_models.stage_modules import GatedModule
@@ -25,7 +26,13 @@ def _checkpoint(module):
 @pytest.mark.parametrize("name", MODULES)
 def test_its_own_checkpoint_is_taken(name):
     make = MODULES[name]
-    make().on_load_checkpoint(_checkpoint(make(seed=3)))
+    module, checkpoint = make(), _checkpoint(make(seed=3))
+    before = module.state_dict()
+    assert any(not torch.equal(v, before[k]) for k, v in checkpoint["state_dict"].items())
+    module.on_load_checkpoint(checkpoint)
+    module.load_state_dict(checkpoint["state_dict"])
+    for key, value in module.state_dict().items():
+        assert torch.equal(value, checkpoint["state_dict"][key]), key
 
 
 @pytest.mark.parametrize("name", MODULES)

@@ -18,8 +18,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty"),
 ]
 
-CONFIG = """
-seed_everything: 0
+DATA = """
 data:
   camera: hand
   batch_size: 64
@@ -29,29 +28,11 @@ data:
     init_args: {num: 6, num_failures: 2}
   encoder:
     class_path: value_models.testing.PixelEncoder
+"""
+CONFIG = f"""{DATA}
 model:
   class_path: value_models.module.ProgressModule
-  init_args: {hidden_dim: 16}
-trainer:
-  max_epochs: 2
-  accelerator: cpu
-  enable_progress_bar: false
-  enable_model_summary: false
-  log_every_n_steps: 1
-  num_sanity_val_steps: 0
-  logger:
-    class_path: lightning.pytorch.loggers.CSVLogger
-    init_args: {save_dir: runs}
-  plugins:
-    - class_path: value_models.callbacks.AtomicCheckpointIO
-  callbacks:
-    - class_path: lightning.pytorch.callbacks.ModelCheckpoint
-      init_args: {dirpath: checkpoints, save_last: true}
-    - class_path: value_models.callbacks.MemoryEstimate
-    - class_path: value_models.callbacks.ExportModel
-      init_args: {folder: model}
-    - class_path: value_models.callbacks.PredictionWriter
-      init_args: {path: predictions.csv}
+  init_args: {{hidden_dim: 16}}
 """
 
 # The stock configs name objects of an optional sibling package.
@@ -66,9 +47,8 @@ STAND_INS = {
 
 
 @pytest.fixture
-def run(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "config.yaml").write_text(CONFIG)
+def run(write_config, monkeypatch):
+    write_config(CONFIG)
 
     def run(*args):
         monkeypatch.setattr(sys, "argv", ["value-models", *args])
@@ -135,16 +115,15 @@ NETWORKS = {
 
 
 def _window_config(name, network):
-    start, rest = CONFIG.index("\nmodel:"), CONFIG.index("trainer:")
     is_stage = name in ("StageModule", "PrimitiveModule", "GatedModule")
     module = "stage_modules" if is_stage else "window_modules"
     windows = WINDOWS.replace("MODULE", module).replace("CLASS", name).replace("NETWORK", network)
-    return CONFIG[:start] + windows + CONFIG[rest:]
+    return DATA.rstrip() + windows
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_every_model_is_trained_saved_and_used(run, tmp_path, capsys, name):
-    (tmp_path / "config.yaml").write_text(_window_config(name, NETWORKS[name]))
+def test_every_model_is_trained_saved_and_used(run, write_config, tmp_path, name):
+    write_config(_window_config(name, NETWORKS[name]))
     run("fit", "--config", "config.yaml", "--trainer.max_epochs", "1")
     saved = json.loads((tmp_path / "model" / "config.json").read_text())
     assert saved["encoder_id"] == "pixel-4x4-2"
@@ -162,8 +141,8 @@ def test_every_model_is_trained_saved_and_used(run, tmp_path, capsys, name):
         ("{hidden: 8}", "`network`.*'hidden'"),
     ],
 )
-def test_a_network_that_does_not_fit_is_one_line(run, tmp_path, network, message):
-    (tmp_path / "config.yaml").write_text(_window_config("RewindModule", network))
+def test_a_network_that_does_not_fit_is_one_line(run, write_config, network, message):
+    write_config(_window_config("RewindModule", network))
     with pytest.raises(SystemExit, match=message):
         run("fit", "--config", "config.yaml")
 
@@ -177,8 +156,8 @@ def test_a_network_that_does_not_fit_is_one_line(run, tmp_path, network, message
         (("PixelEncoder", "VoxelEncoder"), "VoxelEncoder"),
     ],
 )
-def test_unknown_keys_are_rejected(run, tmp_path, capsys, edit, message):
-    (tmp_path / "config.yaml").write_text(CONFIG.replace(*edit))
+def test_unknown_keys_are_rejected(run, write_config, capsys, edit, message):
+    write_config(CONFIG.replace(*edit))
     with pytest.raises(SystemExit):
         run("fit", "--config", "config.yaml")
     assert message in capsys.readouterr().err
@@ -233,8 +212,8 @@ def test_a_report_needs_its_callback(run):
         run("report", "--config", "config.yaml", "--ckpt_path", "checkpoints/last.ckpt")
 
 
-def test_two_processes_by_flag(tmp_path):
-    (tmp_path / "config.yaml").write_text(_window_config("RewindModule", NETWORKS["RewindModule"]))
+def test_two_processes_by_flag(write_config, tmp_path):
+    write_config(_window_config("RewindModule", NETWORKS["RewindModule"]))
     flags = ["--trainer.strategy", "ddp", "--trainer.devices", "2", "--trainer.max_epochs", "1"]
     command = [sys.executable, "-m", "value_models.cli", "fit", "--config", "config.yaml", *flags]
     subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, timeout=300)

@@ -22,9 +22,10 @@ def _make(name):
     return cls(**INPUTS, **options).eval()
 
 
-def _stream(model, *, frames=6):
-    generator = torch.Generator().manual_seed(1)
-    model.reset()
+def _stream(model, *, frames=6, seed=1, reset=True):
+    generator = torch.Generator().manual_seed(seed)
+    if reset:
+        model.reset()
     return torch.stack(
         [
             model.progress(
@@ -48,10 +49,14 @@ def test_bfloat16_stays_near_and_gives_float32(name):
 
 
 def test_what_was_seen_before_the_cast_is_forgotten():
+    fresh = _make("window").for_streaming(dtype=torch.float64)
     model = _make("window")
-    _stream(model)
+    _stream(model, seed=2)
+    kept = _stream(model, reset=False)
     model.for_streaming(dtype=torch.float64)
-    _stream(model)  # a history in float32 could not take these frames
+    found = _stream(model, reset=False)
+    torch.testing.assert_close(found, _stream(fresh), atol=0.0, rtol=0.0)
+    assert not torch.allclose(found, kept, atol=1e-4)  # what was seen before would tell
 
 
 def test_dtype_must_be_floating_point():

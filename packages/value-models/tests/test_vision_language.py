@@ -156,7 +156,6 @@ class LetterInputs:
 
 
 CONFIG = """
-seed_everything: 0
 data:
   camera: hand
   batch_size: 16
@@ -174,24 +173,6 @@ model:
     lr: 0.003
     prepare:
       class_path: letters.LetterInputs
-trainer:
-  max_epochs: 1
-  accelerator: cpu
-  enable_progress_bar: false
-  enable_model_summary: false
-  log_every_n_steps: 1
-  num_sanity_val_steps: 0
-  logger:
-    class_path: lightning.pytorch.loggers.CSVLogger
-    init_args: {save_dir: runs}
-  plugins:
-    - class_path: value_models.callbacks.AtomicCheckpointIO
-  callbacks:
-    - class_path: lightning.pytorch.callbacks.ModelCheckpoint
-      init_args: {dirpath: checkpoints, save_last: true}
-    - class_path: value_models.callbacks.MemoryEstimate
-    - class_path: value_models.callbacks.PredictionWriter
-      init_args: {path: predictions.csv}
 """
 
 
@@ -200,22 +181,21 @@ trainer:
 @pytest.mark.filterwarnings("ignore:(?s).*was deprecated in v4")
 @pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty")
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
-def test_is_trained_and_used_from_the_command_line(tmp_path, monkeypatch, caplog):
+def test_is_trained_and_used_from_the_command_line(write_config, tmp_path, monkeypatch, caplog):
     pytest.importorskip("peft", reason="needs the extra [lora]")
-    monkeypatch.chdir(tmp_path)
+    write_config(CONFIG)
     letters = types.ModuleType("letters")
     letters.LetterInputs = LetterInputs
     LetterInputs.__module__ = "letters"
     monkeypatch.setitem(sys.modules, "letters", letters)
     caplog.set_level("INFO", logger="lightning.pytorch")
     _backbone().save_pretrained(tmp_path / "backbone")
-    (tmp_path / "vlm.yaml").write_text(CONFIG)
 
     def run(*args):
-        monkeypatch.setattr(sys, "argv", ["value-models", *args, "--config", "vlm.yaml"])
+        monkeypatch.setattr(sys, "argv", ["value-models", *args, "--config", "config.yaml"])
         main()
 
-    run("fit")
+    run("fit", "--trainer.max_epochs", "1")
     assert "Memory: " in caplog.text
     run("predict", "--ckpt_path", "checkpoints/last.ckpt")
     header, *rows = (tmp_path / "predictions.csv").read_text().splitlines()

@@ -100,7 +100,7 @@ class PrimitiveModule(WindowModule):
         predicted = self.model.compute_primitives(batch)
         for metric in self.val_metrics.values():
             metric.update(predicted, batch["primitive"])
-        self._log_metrics(stage)
+        self.log_metrics(stage)
 
     def predict_step(self, batch: ProgressBatch, batch_idx: int) -> dict[str, Tensor]:
         """Primitive ``(b, t)`` and ``episode_index`` ``(b,)`` of whole episodes."""

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from importlib.resources import files
 from string import Template
+from textwrap import indent
 
 EPISODES = """\
   episodes:
@@ -11,18 +12,14 @@ EPISODES = """\
       root: demos
       camera: hand_camera"""
 
-RECORDED = """\
+RECORDED = f"""\
   episodes:
     # adds the recorded primitives, or `observation.state`, to the labelled episodes
     class_path: value_models.recordings.RecordedEpisodes
     init_args:
       root: demos
       columns: [primitive]
-      episodes:
-        class_path: progress_labels.episodes.LabeledEpisodes
-        init_args:
-          root: demos
-          camera: hand_camera"""
+{indent(EPISODES, "    ")}"""
 
 REPORT = """\
     - class_path: value_models.callbacks.ReportWriter

@@ -6,13 +6,11 @@ from typing import Any
 import torch
 from einops import rearrange
 from jaxtyping import Float, UInt8
-from lightning import LightningModule
 from torch import Tensor, nn
 
-from value_models.checkpoints import refuse_other_checkpoint
 from value_models.distributed import global_count
-from value_models.metrics import OrderAccuracy, ProgressError, RankCorrelation
 from value_models.types import ProgressBatch
+from value_models.value_module import ValueModule
 from value_models.vision_language import LORA_TARGETS, VisionLanguageProgressModel
 
 PROMPT = (
@@ -83,7 +81,7 @@ class ChatInputs:
         return inputs
 
 
-class VisionLanguageModule(LightningModule):
+class VisionLanguageModule(ValueModule):
     """Feat2Go on a vision-language backbone, trained by cross-entropy on binned labels.
 
     Its data are single frames (no ``windows``) under the encoder `RawFrames`.
@@ -144,62 +142,23 @@ class VisionLanguageModule(LightningModule):
         if lora_rank:
             self.model.add_lora(rank=lora_rank, targets=lora_targets)
         self.feature_key = f"observation.features.{camera}"
-        self.val_metrics: Any = nn.ModuleDict(
-            {
-                "order_accuracy": OrderAccuracy(),
-                "rank_correlation": RankCorrelation(),
-                "mean_absolute_error": ProgressError(),
-            }
-        )
 
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse a checkpoint of another encoder or architecture."""
-        refuse_other_checkpoint(self, checkpoint)
-
-    def on_train_batch_start(self, batch: ProgressBatch, batch_idx: int) -> None:
-        """Seed by seed, step and rank, so that a resumed run draws the same numbers."""
-        step_seed = self.hparams["seed"] * 1_000_003 + self.global_step
-        torch.manual_seed(step_seed * 1009 + self.global_rank)
-
-    def training_step(self, batch: ProgressBatch, batch_idx: int) -> Float[Tensor, ""]:
-        """Loss of one batch of labelled frames."""
-        loss = self.model.loss(
+    def loss(self, batch: ProgressBatch) -> Float[Tensor, ""]:
+        """Cross-entropy of labelled frames."""
+        loss: Tensor = self.model.loss(
             self._with_frames(batch),
             sigma_bins=self.hparams["sigma_bins"],
             count=global_count(batch["progress"].isfinite()),
         )
-        num = len(batch["progress"])
-        self.log("train/loss", loss, prog_bar=True, on_step=False, on_epoch=True, batch_size=num)
         return loss
 
-    def validation_step(self, batch: ProgressBatch, batch_idx: int) -> None:
-        """Update the metrics with whole episodes."""
-        self._evaluate(batch, "val")
-
-    def test_step(self, batch: ProgressBatch, batch_idx: int) -> None:
-        """Update the metrics with whole episodes."""
-        self._evaluate(batch, "test")
-
-    def predict_step(self, batch: ProgressBatch, batch_idx: int) -> dict[str, Tensor]:
-        """Progress ``(b, t)`` and ``episode_index`` ``(b,)`` of whole episodes."""
-        progress = self.model.compute_progress(self._with_frames(batch))
-        return {"episode_index": batch["episode_index"], "progress": progress}
+    def predict_progress(self, batch: ProgressBatch) -> Float[Tensor, "b t"]:
+        """Progress of every frame of whole episodes."""
+        return super().predict_progress(self._with_frames(batch))
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """AdamW on what is trained."""
-        return torch.optim.AdamW(
-            (p for p in self.parameters() if p.requires_grad),
-            lr=self.hparams["lr"],
-            weight_decay=self.hparams["weight_decay"],
-        )
-
-    def _evaluate(self, batch: ProgressBatch, stage: str) -> None:
-        predicted = self.model.compute_progress(self._with_frames(batch)).cpu()
-        for progress, target in zip(predicted, batch["progress"].cpu(), strict=True):
-            for metric in self.val_metrics.values():
-                metric.update(progress.to(metric.device), target.to(metric.device))
-        named: Any = {f"{stage}/{name}": metric for name, metric in self.val_metrics.items()}
-        self.log_dict(named, on_step=False, on_epoch=True, prog_bar=True, batch_size=1)
+        """AdamW at a constant learning rate."""
+        return self.optimizer()
 
     def _with_frames(self, batch: ProgressBatch) -> dict[str, Any]:
         """Turn the rows that `RawFrames` made back into frames."""

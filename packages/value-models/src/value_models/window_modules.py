@@ -1,16 +1,13 @@
-"""Lightning shells: what all have in common, and those of one head."""
+"""Lightning shells of models on windows: what they have in common, and those of one head."""
 
-from abc import abstractmethod
 from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from lightning import LightningModule
-from torch import Tensor, nn
+from torch import Tensor
 
 from value_models.base import FrozenFeatureModel
-from value_models.checkpoints import refuse_other_checkpoint
 from value_models.distributed import known_squared_error, window_mean
 from value_models.functional.ranking import (
     pairwise_ranking_loss,
@@ -18,23 +15,16 @@ from value_models.functional.ranking import (
     sampled_ranking_loss,
 )
 from value_models.functional.windows import length_mask
-from value_models.metrics import (
-    EpisodeMean,
-    OrderAccuracy,
-    ProgressError,
-    RankCorrelation,
-    SquaredError,
-)
 from value_models.progress_model import TemporalRankingModel
 from value_models.types import ProgressBatch
+from value_models.value_module import ValueModule
 from value_models.window_model import RewindRegressor, SuccessClassifier, WindowModel
 
 
-class WindowModule(LightningModule):
+class WindowModule(ValueModule):
     """Trains a model on windows of frames; subclasses bring the loss.
 
-    AdamW, linear warm-up, cosine to zero. Losses are sums over real frames of all processes
-    divided by their number.
+    Losses are sums over real frames of all processes divided by their number.
 
     Args:
         camera: Camera that the model looks through.
@@ -77,25 +67,6 @@ class WindowModule(LightningModule):
         except TypeError as error:
             raise ValueError(f"`network` {network} does not fit: {error}.") from error
         assert isinstance(self.model, FrozenFeatureModel)
-        # Typed loosely: what is in a ModuleDict is a Module to mypy, and no metric.
-        self.val_metrics: Any = nn.ModuleDict(self.metrics())
-
-    @abstractmethod
-    def loss(self, batch: ProgressBatch) -> Float[Tensor, ""]:
-        """Loss of a batch of windows."""
-
-    def metrics(self) -> dict[str, Any]:
-        """Metrics of validation, by name."""
-        return {
-            "order_accuracy": OrderAccuracy(),
-            "rank_correlation": RankCorrelation(),
-            "mean_absolute_error": ProgressError(),
-            "squared_error": SquaredError(),
-        }
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse a checkpoint of another encoder or architecture."""
-        refuse_other_checkpoint(self, checkpoint)
 
     def on_fit_start(self) -> None:
         """Refuse windows that differ from those the model looks at when used."""
@@ -119,63 +90,6 @@ class WindowModule(LightningModule):
         sampler = getattr(getattr(self.trainer.train_dataloader, "dataset", None), "sampler", None)
         if sampler is not None:
             sampler.set_epoch(self.current_epoch)
-
-    def on_train_batch_start(self, batch: ProgressBatch, batch_idx: int) -> None:
-        """Seed by seed, step and rank, so that a resumed run draws the same numbers."""
-        step_seed = self.hparams["seed"] * 1_000_003 + self.global_step
-        torch.manual_seed(step_seed * 1009 + self.global_rank)
-
-    def training_step(self, batch: ProgressBatch, batch_idx: int) -> Float[Tensor, ""]:
-        """Loss of one batch of windows."""
-        loss = self.loss(batch)
-        num = len(batch["length"])
-        self.log("train/loss", loss, prog_bar=True, on_step=False, on_epoch=True, batch_size=num)
-        return loss
-
-    def validation_step(self, batch: ProgressBatch, batch_idx: int) -> None:
-        """Update the metrics with whole episodes."""
-        self.evaluate(batch, "val")
-
-    def test_step(self, batch: ProgressBatch, batch_idx: int) -> None:
-        """Update the metrics with whole episodes."""
-        self.evaluate(batch, "test")
-
-    def predict_step(self, batch: ProgressBatch, batch_idx: int) -> dict[str, Tensor]:
-        """Progress ``(b, t)`` and ``episode_index`` ``(b,)`` of whole episodes."""
-        progress = self.model.compute_progress(batch)
-        return {"episode_index": batch["episode_index"], "progress": progress}
-
-    def evaluate(self, batch: ProgressBatch, stage: str) -> None:
-        """Update and log the metrics of progress."""
-        predicted = self.model.compute_progress(batch)
-        for progress, target in zip(predicted, batch["progress"], strict=True):
-            for metric in self.val_metrics.values():
-                if isinstance(metric, EpisodeMean):
-                    metric.update(progress, target)
-        self._log_metrics(stage)
-
-    def configure_optimizers(self) -> Any:
-        """AdamW, warm-up and cosine, stepped per batch."""
-        optimizer = torch.optim.AdamW(
-            (p for p in self.parameters() if p.requires_grad),
-            lr=self.hparams["lr"],
-            weight_decay=self.hparams["weight_decay"],
-        )
-        total = int(self.trainer.estimated_stepping_batches)
-        warmup = min(self.hparams["warmup_steps"], total - 1)
-        cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=total - warmup)
-        scheduler: Any = cosine
-        if warmup:
-            rise = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0 / warmup, 1.0, warmup)
-            scheduler = torch.optim.lr_scheduler.SequentialLR(optimizer, [rise, cosine], [warmup])
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
-        }
-
-    def _log_metrics(self, stage: str) -> None:
-        named: Any = {f"{stage}/{name}": metric for name, metric in self.val_metrics.items()}
-        self.log_dict(named, on_step=False, on_epoch=True, prog_bar=True, batch_size=1)
 
 
 class RankingModule(WindowModule):
