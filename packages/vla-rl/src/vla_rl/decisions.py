@@ -25,6 +25,14 @@ class Episodes:
     progress: Float[Tensor, " e"]
     """Predicted progress of the last frame; NaN where it was not asked for."""
 
+    def metrics(self) -> dict[str, Tensor]:
+        """Return means over the episodes."""
+        return {
+            "success_once": self.success_once.float().mean(),
+            "success_at_end": self.success_at_end.float().mean(),
+            "episode_length": self.length.float().mean(),
+        }
+
 
 @dataclass(frozen=True, kw_only=True)
 class Rollout:

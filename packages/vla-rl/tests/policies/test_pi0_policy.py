@@ -2,6 +2,7 @@ import pytest
 import torch
 from transformers import PI0Config, PI0ForConditionalGeneration
 
+from vla_rl.functional.flow import flow_sde_step
 from vla_rl.policies.pi0_policy import PI0Policy
 from vla_rl.testing import check_policy, make_observation
 
@@ -108,7 +109,7 @@ def test_the_cached_prefix_gives_what_encoding_it_at_every_step_would():
                 pixel_attention_mask=torch.ones(3, 2, dtype=torch.bool),
                 attention_mask=inputs["attention_mask"],
             ).logits
-            mean, std = policy._step(walk[:, i], velocity, t)
+            mean, std = flow_sde_step(walk[:, i], velocity, t=t, dt=0.25, noise_level=0.5)
             normal = torch.distributions.Normal(mean, std)
             total += normal.log_prob(walk[:, i + 1])[..., :2]
     torch.testing.assert_close(decision.log_prob, total, atol=1e-4, rtol=1e-4)

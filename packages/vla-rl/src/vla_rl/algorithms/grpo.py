@@ -5,50 +5,25 @@ Source: Shao et al. (2024), arXiv 2402.03300; Feat2Go (arXiv 2605.30795), eqs. 7
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import ClassVar
 
 import torch
 from jaxtyping import Bool
-from lightning.fabric import Fabric
-from torch import Tensor, nn
+from torch import Tensor
 
 from vla_rl.algorithms.episode_reward import episode_rewards, progress_needed
 from vla_rl.algorithms.on_policy import Metrics, OnPolicy
 from vla_rl.algorithms.settings import GRPOConfig
 from vla_rl.decisions import Rollout, join_rollouts, select_episodes
 from vla_rl.functional.advantages import discount_to_end, group_advantages
-from vla_rl.rollout import Environments, ProgressAt, ProgressModels
+from vla_rl.rollout import ProgressAt
 
 
-class GRPO(OnPolicy):
+class GRPO(OnPolicy[GRPOConfig]):
     """Clipped surrogate on the comparison of episodes that started alike; see `OnPolicy`."""
 
     name: ClassVar[str] = "grpo"
-    has_critic: ClassVar[bool] = False
-    config: GRPOConfig
-
-    def __init__(
-        self,
-        policy: nn.Module,
-        env: Environments,
-        config: GRPOConfig | None = None,
-        *,
-        out_dir: str | Path,
-        fabric: Fabric | None = None,
-        progress_model: ProgressModels | None = None,
-        progress_bar: bool = True,
-    ) -> None:
-        """Prepare the run; arguments and errors are those of `OnPolicy`, defaults when None."""
-        super().__init__(
-            policy,
-            env,
-            config or GRPOConfig(),
-            out_dir=out_dir,
-            fabric=fabric,
-            progress_model=progress_model,
-            progress_bar=progress_bar,
-        )
+    settings: ClassVar[type[GRPOConfig]] = GRPOConfig
 
     def _seeds(self, update: int, sampling_round: int = 0) -> Sequence[int]:
         """Return each seed ``group_size`` times in a row; no two groups share one."""

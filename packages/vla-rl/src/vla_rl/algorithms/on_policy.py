@@ -6,11 +6,12 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Generic, Self, TypeVar, cast
 
 import torch
 from lightning.fabric import Fabric
 from torch import Tensor, nn
+from torch.optim import Optimizer
 from tqdm import tqdm
 
 from vla_rl.algorithms.clipped_update import REPLAY, ClippedUpdate, Scorer
@@ -19,20 +20,17 @@ from vla_rl.algorithms.settings import OnPolicyConfig
 from vla_rl.checkpoints import RunState, identity_of
 from vla_rl.decisions import Rollout
 from vla_rl.reductions import all_or_none, mean_metrics
-from vla_rl.rollout import (
-    Environments,
-    ProgressAt,
-    ProgressModels,
-    collect_episodes,
-)
-from vla_rl.sharding import is_sharded, whole_weights
+from vla_rl.rollout import Environments, ProgressAt, ProgressModels, collect_episodes
+from vla_rl.sharding import whole_weights
 from vla_rl.streams import random_stream
-from vla_rl.types import Observation, ProgressModel
+from vla_rl.timing import timed
 
 Metrics = dict[str, Any]
 
+ConfigT = TypeVar("ConfigT", bound=OnPolicyConfig)
 
-class OnPolicy(ABC):
+
+class OnPolicy(ABC, Generic[ConfigT]):
     """Alternates whole episodes and a few epochs of the clipped surrogate.
 
     Continues by itself from ``out_dir`` where a run was stopped, with the same numbers as a run
@@ -40,18 +38,21 @@ class OnPolicy(ABC):
     seeds, so weights, optimizers and the number of updates are all the state there is.
 
     A subclass says which states episodes start from (`_seeds`), what its decisions were worth
-    (`_credit`), whether it has a critic and which states' progress it needs (`_progress_at`).
+    (`_credit`), which states' progress it needs (`_progress_at`) and, where more than the policy
+    learns, with which optimizers (`_optimizers`).
     """
 
     name: ClassVar[str]
     """What a checkpoint calls the algorithm."""
-    has_critic: ClassVar[bool]
+    settings: ClassVar[type[OnPolicyConfig]]
+    """Class of its settings."""
+    config: ConfigT
 
     def __init__(
         self,
         policy: nn.Module,
         env: Environments,
-        config: OnPolicyConfig,
+        config: ConfigT | None = None,
         *,
         out_dir: str | Path,
         fabric: Fabric | None = None,
@@ -64,7 +65,7 @@ class OnPolicy(ABC):
             policy: A `vla_rl.types.Policy` that is a module and holds its critic's layers, if any,
                 in a submodule ``value_head``; trained in place.
             env: Environments of this process; several vectors of them take turns with the policy.
-            config: Settings of the algorithm.
+            config: Settings of the algorithm; defaults when None.
             out_dir: Receives ``last.ckpt`` and ``metrics.csv`` after each update.
             fabric: Launched; one CPU process when None.
             progress_model: Stays frozen; not needed for sparse rewards. See `collect_episodes` for
@@ -76,40 +77,30 @@ class OnPolicy(ABC):
                 shared out evenly.
             CheckpointError: If ``out_dir`` holds the checkpoint of another run.
         """
-        self.config, self.policy = config, policy
+        self.config = cast(ConfigT, self.settings()) if config is None else config
+        self.policy = policy
         self.env, self.progress_model = env, progress_model
         self.fabric = fabric or Fabric(accelerator="cpu", devices=1)
         self.progress_bar = progress_bar and self.fabric.is_global_zero
         self._check()
 
-        scorer = self.fabric.setup_module(Scorer(policy))
+        self._scorer = self.fabric.setup_module(Scorer(policy))
         # Only now: a strategy may have replaced the parameters by shares of them.
-        critic = [p for name, p in policy.named_parameters() if name.startswith("value_head.")]
-        actor = [p for name, p in policy.named_parameters() if not name.startswith("value_head.")]
-        optimizers = [torch.optim.Adam(actor, lr=config.lr, eps=1e-5)]
-        if self.has_critic:
-            optimizers.append(torch.optim.Adam(critic, lr=self._value_lr, eps=1e-5))
-        wrapped = self.fabric.setup_optimizers(*optimizers)
+        wrapped = self.fabric.setup_optimizers(*self._optimizers())
         handles: list[Any] = list(wrapped) if isinstance(wrapped, tuple) else [wrapped]
-        self._scorer = scorer
-        self._improve = ClippedUpdate(self.fabric, scorer, config, *handles)
+        self._improve = ClippedUpdate(self.fabric, self._scorer, self.config, *handles)
         names = ("policy_optimizer", "value_optimizer")
         parts: dict[str, Any] = {"policy": policy, **dict(zip(names, handles, strict=False))}
         self._penalty = None
-        if config.kl_coefficient > 0.0:
-            if is_sharded(policy):
-                raise ValueError(
-                    "Expected `kl_coefficient` 0 under a strategy that shards the policy, got "
-                    f"{config.kl_coefficient}: the reference's weights are not sharded yet."
-                )
+        if self.config.kl_coefficient > 0.0:
             self._penalty = KLPenalty(
-                policy, coefficient=config.kl_coefficient, target=config.kl_target
+                policy, coefficient=self.config.kl_coefficient, target=self.config.kl_target
             )
             parts["kl_penalty"] = self._penalty
         self._run = RunState(
             self.fabric,
             Path(out_dir),
-            identity=identity_of(self.name, asdict(config), policy),
+            identity=identity_of(self.name, asdict(self.config), policy),
             parts=parts,
         )
 
@@ -158,9 +149,20 @@ class OnPolicy(ABC):
         """
         return whole_weights(self._scorer)
 
-    @property
-    def _value_lr(self) -> float:
-        raise NotImplementedError
+    def _optimizers(self) -> list[Optimizer]:
+        """Return the optimizer of the policy and, in a subclass with a critic, that of the critic.
+
+        Called once the strategy has taken hold of the parameters.
+        """
+        return [torch.optim.Adam(self._parameters(critic=False), lr=self.config.lr, eps=1e-5)]
+
+    def _parameters(self, *, critic: bool) -> list[nn.Parameter]:
+        """Return the parameters of the critic, or all others."""
+        return [
+            parameter
+            for name, parameter in self.policy.named_parameters()
+            if name.startswith("value_head.") == critic
+        ]
 
     @property
     def _bootstraps(self) -> bool:
@@ -191,7 +193,7 @@ class OnPolicy(ABC):
             with all_or_none(self.fabric):
                 rollout, seconds_reward = self._collect(update, generator)
             collected = time.perf_counter()
-            metrics = _episode_metrics(rollout)
+            metrics = rollout.episodes.metrics()
             rollout = self._choose(rollout, metrics)
             batch = self._batch(rollout, metrics)
             metrics |= self._improve_on(batch, rollout, update)
@@ -216,11 +218,7 @@ class OnPolicy(ABC):
         return rollout
 
     def _play(self, seeds: Sequence[int], generator: torch.Generator) -> tuple[Rollout, float]:
-        timed: list[_TimedProgress] = []
-        if self._progress_at is not None and self.progress_model is not None:
-            models = self.progress_model
-            several = models if isinstance(models, Sequence) else [models]
-            timed = [_TimedProgress(model) for model in several]
+        models = timed(self.progress_model if self._progress_at is not None else None)
         with self.fabric.autocast(), self.whole_weights():
             rollout = collect_episodes(
                 self.policy,  # type: ignore[arg-type]  # checked in __init__ by what it must have
@@ -228,12 +226,12 @@ class OnPolicy(ABC):
                 seeds,
                 generator=generator,
                 gamma=self.config.gamma,
-                progress_model=timed[0] if len(timed) == 1 else timed or None,
+                progress_model=models[0] if len(models) == 1 else models or None,
                 progress_at=self._progress_at or "failures",
                 bootstrap=self._bootstraps,
                 progress_bar=self.progress_bar,
             )
-        return rollout, sum(model.seconds for model in timed)
+        return rollout, sum(model.seconds for model in models)
 
     def _batch(self, rollout: Rollout, metrics: Metrics) -> dict[str, Tensor]:
         """Return what the update reads, one row per decision."""
@@ -267,11 +265,6 @@ class OnPolicy(ABC):
         return share, self.fabric.global_rank * share
 
     def _check(self) -> None:
-        if self.has_critic and not hasattr(self.policy, "value_head"):
-            raise ValueError(
-                "Expected a policy with a submodule `value_head`, got "
-                f"{type(self.policy).__name__}."
-            )
         if self._progress_at is not None and self.progress_model is None:
             raise ValueError(
                 f"Expected a `progress_model`, whose progress this configuration of {self.name} "
@@ -282,28 +275,3 @@ class OnPolicy(ABC):
                 f"Expected `episodes_per_update` to be a multiple of {self.fabric.world_size} "
                 f"processes, got {self.config.episodes_per_update}."
             )
-
-
-def _episode_metrics(rollout: Rollout) -> Metrics:
-    episodes = rollout.episodes
-    return {
-        "success_once": episodes.success_once.float().mean(),
-        "success_at_end": episodes.success_at_end.float().mean(),
-        "episode_length": episodes.length.float().mean(),
-    }
-
-
-class _TimedProgress:
-    """A progress model that adds up the time it takes."""
-
-    def __init__(self, model: ProgressModel) -> None:
-        self.model, self.seconds = model, 0.0
-
-    def reset(self, env_mask: Any = None) -> None:
-        self.model.reset(env_mask)
-
-    def progress(self, obs: Observation) -> Tensor:
-        started = time.perf_counter()
-        progress = self.model.progress(obs)
-        self.seconds += time.perf_counter() - started
-        return progress

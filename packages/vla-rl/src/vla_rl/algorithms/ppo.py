@@ -5,12 +5,11 @@ Source: Schulman et al. (2017); Feat2Go (arXiv 2605.30795), eqs. 4 to 6.
 
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 from typing import ClassVar
 
 import torch
-from lightning.fabric import Fabric
-from torch import Tensor, nn
+from torch import Tensor
+from torch.optim import Optimizer
 
 from vla_rl.algorithms.episode_reward import episode_rewards, progress_needed
 from vla_rl.algorithms.on_policy import Metrics, OnPolicy
@@ -19,41 +18,18 @@ from vla_rl.credit import rollout_advantages, shaping_rewards, terminal_rewards
 from vla_rl.decisions import Rollout
 from vla_rl.functional.advantages import explained_variance, normalize_advantages
 from vla_rl.reductions import sum_over_ranks
-from vla_rl.rollout import Environments, ProgressAt, ProgressModels
+from vla_rl.rollout import ProgressAt
 
 
-class PPO(OnPolicy):
+class PPO(OnPolicy[PPOConfig]):
     """Clipped surrogate on generalised advantages, with a critic; see `OnPolicy`."""
 
     name: ClassVar[str] = "ppo"
-    has_critic: ClassVar[bool] = True
-    config: PPOConfig
+    settings: ClassVar[type[PPOConfig]] = PPOConfig
 
-    def __init__(
-        self,
-        policy: nn.Module,
-        env: Environments,
-        config: PPOConfig | None = None,
-        *,
-        out_dir: str | Path,
-        fabric: Fabric | None = None,
-        progress_model: ProgressModels | None = None,
-        progress_bar: bool = True,
-    ) -> None:
-        """Prepare the run; arguments and errors are those of `OnPolicy`, defaults when None."""
-        super().__init__(
-            policy,
-            env,
-            config or PPOConfig(),
-            out_dir=out_dir,
-            fabric=fabric,
-            progress_model=progress_model,
-            progress_bar=progress_bar,
-        )
-
-    @property
-    def _value_lr(self) -> float:
-        return self.config.value_lr
+    def _optimizers(self) -> list[Optimizer]:
+        critic = torch.optim.Adam(self._parameters(critic=True), lr=self.config.value_lr, eps=1e-5)
+        return [*super()._optimizers(), critic]
 
     def _seeds(self, update: int) -> Sequence[int]:
         return self._new_seeds(update)
@@ -98,3 +74,11 @@ class PPO(OnPolicy):
             "returns": returns,
             "mask": rollout.mask,
         }
+
+    def _check(self) -> None:
+        super()._check()
+        if not hasattr(self.policy, "value_head"):
+            raise ValueError(
+                "Expected a policy with a submodule `value_head`, got "
+                f"{type(self.policy).__name__}."
+            )

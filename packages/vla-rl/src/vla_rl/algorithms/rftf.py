@@ -5,12 +5,10 @@ Source: RFTF (arXiv 2505.19767), section 3.3.
 
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 from typing import ClassVar
 
 import torch
-from lightning.fabric import Fabric
-from torch import Tensor, nn
+from torch import Tensor
 
 from vla_rl.algorithms.on_policy import Metrics, OnPolicy
 from vla_rl.algorithms.settings import RFTFConfig
@@ -18,10 +16,10 @@ from vla_rl.decisions import Rollout
 from vla_rl.functional.advantages import normalize_advantages, rftf_advantages
 from vla_rl.functional.shaping import normalize_per_episode
 from vla_rl.reductions import sum_over_ranks
-from vla_rl.rollout import Environments, ProgressAt, ProgressModels
+from vla_rl.rollout import ProgressAt
 
 
-class RFTF(OnPolicy):
+class RFTF(OnPolicy[RFTFConfig]):
     """Clipped surrogate with a KL penalty and no critic (eq. 4); see `OnPolicy`.
 
     The progress model is the paper's value model. It need only order the states of an episode:
@@ -29,30 +27,7 @@ class RFTF(OnPolicy):
     """
 
     name: ClassVar[str] = "rftf"
-    has_critic: ClassVar[bool] = False
-    config: RFTFConfig
-
-    def __init__(
-        self,
-        policy: nn.Module,
-        env: Environments,
-        config: RFTFConfig | None = None,
-        *,
-        out_dir: str | Path,
-        fabric: Fabric | None = None,
-        progress_model: ProgressModels | None = None,
-        progress_bar: bool = True,
-    ) -> None:
-        """Prepare the run; arguments and errors are those of `OnPolicy`, defaults when None."""
-        super().__init__(
-            policy,
-            env,
-            config or RFTFConfig(),
-            out_dir=out_dir,
-            fabric=fabric,
-            progress_model=progress_model,
-            progress_bar=progress_bar,
-        )
+    settings: ClassVar[type[RFTFConfig]] = RFTFConfig
 
     def _seeds(self, update: int) -> Sequence[int]:
         return self._new_seeds(update)

@@ -2,21 +2,15 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, ClassVar, Literal
 
 import torch
 from jaxtyping import Float
 from torch import Generator, Tensor, nn
 
-from vla_rl.functional.flow import (
-    flow_ode_step,
-    flow_sde_step,
-    flow_times,
-    gaussian_entropy,
-    gaussian_log_prob,
-)
+from vla_rl.policies.noisy_walk import NoisyWalk
 from vla_rl.policies.small_policy import SmallPolicy, require_replay
-from vla_rl.policies.trunk import ObservationTrunk
 from vla_rl.types import ActOutput, EvaluateOutput, ImitationBatch, Observation
 
 _TIME_DIM = 32
@@ -25,9 +19,8 @@ _TIME_DIM = 32
 class FlowPolicy(SmallPolicy):
     """Images, state and instruction to a chunk of actions by flow matching.
 
-    It acts by the noisy walk of `flow_sde_step`, whose steps are Gaussians: the log-probability of
-    an action is the sum over its steps. Greedy, it follows the noiseless walk from the mean of the
-    noise. Chunks are clipped to the range of actions; probabilities are those before clipping.
+    It acts by a `NoisyWalk`. Chunks are clipped to the range of actions; probabilities are those
+    before clipping.
     """
 
     model_type: ClassVar[str] = "vla_rl.flow_policy"
@@ -74,28 +67,22 @@ class FlowPolicy(SmallPolicy):
         Raises:
             ValueError: If a size is not positive or a list has the wrong length.
         """
-        if noise_level <= 0.0:
-            raise ValueError(f"Expected `noise_level` > 0, got {noise_level}.")
-        trunk = ObservationTrunk(
+        super().__init__(
             cameras=cameras,
             state_dim=state_dim,
+            action_dim=action_dim,
             image_size=image_size,
+            chunk=chunk,
+            action_low=action_low,
+            action_high=action_high,
             state_mean=state_mean,
             state_std=state_std,
             channels=channels,
             image_dim=image_dim,
             hidden_dim=hidden_dim,
-        )
-        super().__init__(
-            trunk,
-            hidden_dim=hidden_dim,
-            action_dim=action_dim,
-            chunk=chunk,
-            action_low=action_low,
-            action_high=action_high,
             shift_pixels=shift_pixels,
         )
-        self.noise_level, self._times = noise_level, flow_times(num_steps).tolist()
+        self.walk = NoisyWalk(num_steps=num_steps, noise_level=noise_level)
         self.velocity = nn.Sequential(
             nn.Linear(hidden_dim + _TIME_DIM + chunk * action_dim, 256),
             nn.SiLU(),
@@ -112,21 +99,13 @@ class FlowPolicy(SmallPolicy):
         """Choose a chunk of actions for each row of ``obs``."""
         replay = self.trunk.read(obs)
         features = self.trunk(replay)
-        x = features.new_zeros(len(features), self.chunk, self.action_dim)
-        if not deterministic:
-            x.normal_(generator=generator)
-        walk = [x]
-        for t in self._times:
-            velocity = self._velocity(features, walk[-1], t)
-            if deterministic:
-                walk.append(flow_ode_step(walk[-1], velocity, dt=self._dt))
-            else:
-                mean, std = self._step(walk[-1], velocity, t)
-                walk.append(mean + std * torch.empty_like(mean).normal_(generator=generator))
-        replay["walk"] = torch.stack(walk, 1)
+        zeros = features.new_zeros(len(features), self.chunk, self.action_dim)
+        velocity = partial(self._velocity, features)
+        walk = self.walk.draw(zeros, velocity, generator=generator, deterministic=deterministic)
+        replay["walk"] = walk
         return ActOutput(
-            actions=self._unnormalize(walk[-1].clamp(-1.0, 1.0)),
-            log_prob=self._log_prob(features, replay["walk"]),
+            actions=self._unnormalize(walk[:, -1].clamp(-1.0, 1.0)),
+            log_prob=self.walk.log_prob(walk, velocity),
             value=self._value(features),
             replay=replay,
         )
@@ -135,12 +114,10 @@ class FlowPolicy(SmallPolicy):
         """Score the walks in ``replay`` under the present parameters, with gradients."""
         features = self.trunk(replay)
         walk = require_replay(replay, "walk", features.device)
-        log_prob = self._log_prob(features, walk)
-        stds = [self._step(walk[:, 0], walk[:, 0], t)[1] for t in self._times]
-        entropy = torch.stack([gaussian_entropy(std) for std in stds]).sum()
+        log_prob = self.walk.log_prob(walk, partial(self._velocity, features))
         return EvaluateOutput(
             log_prob=log_prob,
-            entropy=entropy.to(log_prob.device).expand_as(log_prob),
+            entropy=self.walk.entropy().to(log_prob.device).expand_as(log_prob),
             value=self._value(features),
         )
 
@@ -184,26 +161,7 @@ class FlowPolicy(SmallPolicy):
         self, features: Float[Tensor, "n f"], latent: Float[Tensor, "n k a"]
     ) -> Float[Tensor, "n k a"]:
         """Carry noise to actions without further noise; the range of actions is [-1, 1]."""
-        x = latent
-        for t in self._times:
-            x = flow_ode_step(x, self._velocity(features, x, t), dt=self._dt)
-        return x.clamp(-1.0, 1.0)
-
-    @property
-    def _dt(self) -> float:
-        return 1.0 / len(self._times)
-
-    def _step(self, x: Tensor, velocity: Tensor, t: float) -> tuple[Tensor, float]:
-        return flow_sde_step(x, velocity, t=t, dt=self._dt, noise_level=self.noise_level)
-
-    def _log_prob(
-        self, features: Float[Tensor, "n hidden"], walk: Float[Tensor, "n steps k a"]
-    ) -> Float[Tensor, "n k a"]:
-        total = walk.new_zeros(walk[:, 0].shape)
-        for i, t in enumerate(self._times):
-            mean, std = self._step(walk[:, i], self._velocity(features, walk[:, i], t), t)
-            total = total + gaussian_log_prob(walk[:, i + 1], mean, std)
-        return total
+        return self.walk.carry(latent, partial(self._velocity, features)).clamp(-1.0, 1.0)
 
     def _velocity(
         self, features: Float[Tensor, "n hidden"], x: Float[Tensor, "n k a"], t: float | Tensor

@@ -9,7 +9,6 @@ from torch import Generator, Tensor, nn
 
 from vla_rl.functional.flow import gaussian_entropy, gaussian_log_prob
 from vla_rl.policies.small_policy import SmallPolicy, require_replay
-from vla_rl.policies.trunk import ObservationTrunk
 from vla_rl.types import ActOutput, EvaluateOutput, ImitationBatch, Observation
 
 
@@ -64,23 +63,19 @@ class GaussianPolicy(SmallPolicy):
         """
         if initial_std <= 0.0:
             raise ValueError(f"Expected `initial_std` > 0, got {initial_std}.")
-        trunk = ObservationTrunk(
+        super().__init__(
             cameras=cameras,
             state_dim=state_dim,
+            action_dim=action_dim,
             image_size=image_size,
+            chunk=chunk,
+            action_low=action_low,
+            action_high=action_high,
             state_mean=state_mean,
             state_std=state_std,
             channels=channels,
             image_dim=image_dim,
             hidden_dim=hidden_dim,
-        )
-        super().__init__(
-            trunk,
-            hidden_dim=hidden_dim,
-            action_dim=action_dim,
-            chunk=chunk,
-            action_low=action_low,
-            action_high=action_high,
             shift_pixels=shift_pixels,
         )
         self.action_head = nn.Sequential(

@@ -1,6 +1,7 @@
 """π0 on transformers' own classes, with the log-probabilities that reinforcement learning needs."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Self, cast
 
@@ -10,21 +11,13 @@ from jaxtyping import Float
 from torch import Generator, Tensor, nn
 from transformers import PI0ForConditionalGeneration
 
-from vla_rl.functional.flow import (
-    flow_ode_step,
-    flow_sde_step,
-    flow_times,
-    gaussian_entropy,
-    gaussian_log_prob,
-)
 from vla_rl.functional.policy_losses import masked_mean
 from vla_rl.observations import image_key, require, to_tensor
+from vla_rl.policies.noisy_walk import NoisyWalk
+from vla_rl.policies.pi0_inputs import Tokenize, image_prompt, scale_images
 from vla_rl.policies.small_policy import require_replay
 from vla_rl.policies.trunk import as_vector
 from vla_rl.types import ActOutput, EvaluateOutput, ImitationBatch, Observation
-
-Tokenize = Callable[[list[str]], tuple[Tensor, Tensor]]
-"""Instructions to token ids and attention mask, ``(n, tokens)`` each, padded on the right."""
 
 
 class _Encoded(NamedTuple):
@@ -39,10 +32,9 @@ class _Encoded(NamedTuple):
 class PI0Policy(nn.Module):
     """Images, state and instruction to a chunk of actions by a flow-matching vision-language model.
 
-    It acts by the noisy walk of `vla_rl.functional.flow.flow_sde_step` ("Flow-SDE"), whose steps
-    are Gaussians. The vision-language prefix is encoded once per decision; each step of the walk
-    reads its cache. The critic reads the state and the mean embedding of the prefix, and sends no
-    gradient back.
+    It acts by a `vla_rl.policies.noisy_walk.NoisyWalk` ("Flow-SDE"). The vision-language prefix is
+    encoded once per decision; each step of the walk reads its cache. The critic reads the state and
+    the mean embedding of the prefix, and sends no gradient back.
 
     Source: π0 (arXiv 2410.24164); Flow-GRPO (arXiv 2505.05470) for the walk.
     """
@@ -69,7 +61,8 @@ class PI0Policy(nn.Module):
 
         Args:
             model: Trained in place.
-            tokenize: See `Tokenize`; ``tokenizer_of`` makes one of a transformers tokenizer.
+            tokenize: See `Tokenize`; `vla_rl.policies.pi0_inputs.tokenizer_of` makes one of a
+                transformers tokenizer.
             cameras: Names of the cameras, in the order the model was trained with.
             action_mean: What normalised actions are multiples of deviations from, per dimension; as
                 many as the robot has, at most ``config.max_action_dim``.
@@ -93,9 +86,7 @@ class PI0Policy(nn.Module):
                 f"Expected at most {config.max_action_dim} actions and {config.max_state_dim} "
                 f"states, got {self.action_dim} and {self.state_dim}."
             )
-        if noise_level <= 0.0:
-            raise ValueError(f"Expected `noise_level` > 0, got {noise_level}.")
-        self.noise_level, self._times = noise_level, flow_times(num_steps).tolist()
+        self.walk = NoisyWalk(num_steps=num_steps, noise_level=noise_level)
         for name, values in (
             ("action_mean", action_mean),
             ("action_std", action_std),
@@ -117,8 +108,8 @@ class PI0Policy(nn.Module):
         """Return what a checkpoint must agree on."""
         return {
             "cameras": self.cameras,
-            "num_steps": len(self._times),
-            "noise_level": self.noise_level,
+            "num_steps": self.walk.num_steps,
+            "noise_level": self.walk.noise_level,
             "model": self.model.config.to_dict() | {"_name_or_path": ""},
         }
 
@@ -130,20 +121,15 @@ class PI0Policy(nn.Module):
         replay = self.read(obs)
         encoded = self._encode(replay)
         shape = (len(replay["state"]), self.chunk, self.model.config.max_action_dim)
-        x = torch.zeros(shape, device=self.action_mean.device)
-        if not deterministic:
-            x.normal_(generator=generator)
-        walk = [x]
-        for t in self._times:
-            velocity = self._velocity(encoded, walk[-1], t)
-            if deterministic:
-                walk.append(flow_ode_step(walk[-1], velocity, dt=self._dt))
-            else:
-                mean, std = self._step(walk[-1], velocity, t)
-                walk.append(mean + std * torch.empty_like(mean).normal_(generator=generator))
-        replay["walk"] = torch.stack(walk, 1)
+        walk = self.walk.draw(
+            torch.zeros(shape, device=self.action_mean.device),
+            partial(self._velocity, encoded),
+            generator=generator,
+            deterministic=deterministic,
+        )
+        replay["walk"] = walk
         return ActOutput(
-            actions=self.action_mean + self.action_std * walk[-1][..., : self.action_dim],
+            actions=self.action_mean + self.action_std * walk[:, -1, :, : self.action_dim],
             log_prob=self._log_prob(encoded, replay),
             value=self._value(encoded),
             replay=replay,
@@ -155,9 +141,7 @@ class PI0Policy(nn.Module):
         replay = {key: value.to(device) for key, value in replay.items()}
         encoded = self._encode(replay)
         log_prob = self._log_prob(encoded, replay)
-        x = replay["walk"][:, 0]
-        stds = [self._step(x, x, t)[1] for t in self._times]
-        entropy = torch.stack([gaussian_entropy(std) for std in stds]).sum().to(device)
+        entropy = self.walk.entropy().to(device)
         return EvaluateOutput(
             log_prob=log_prob, entropy=entropy.expand_as(log_prob), value=self._value(encoded)
         )
@@ -214,43 +198,22 @@ class PI0Policy(nn.Module):
                 f"got {tuple(state.shape)}."
             )
         state = (state - self.state_mean) / self.state_std.clamp(min=1e-6)
-        size = config.vlm_config.vision_config.image_size
-        images = [self._image(require(obs, image_key(camera)), size) for camera in self.cameras]
-        ids, attention = self._prompt(tasks)
+        vision = config.vlm_config.vision_config
+        images = [
+            scale_images(require(obs, image_key(camera)), size=vision.image_size, device=device)
+            for camera in self.cameras
+        ]
+        ids, attention = image_prompt(
+            self.tokenize(tasks),
+            num_image_tokens=(vision.image_size // vision.patch_size) ** 2 * len(images),
+            image_token_id=config.vlm_config.image_token_id,
+        )
         return {
             "state": F.pad(state, (0, config.max_state_dim - self.state_dim)),
             "pixel_values": torch.stack(images, 1),
-            "input_ids": ids,
-            "attention_mask": attention,
+            "input_ids": ids.to(device),
+            "attention_mask": attention.to(device),
         }
-
-    def _image(self, image: Any, size: int) -> Float[Tensor, "n 3 size size"]:
-        pixels = to_tensor(image, self.action_mean.device)
-        if pixels.ndim != 4 or pixels.shape[-1] != 3 or pixels.dtype != torch.uint8:
-            raise ValueError(
-                f"Expected uint8 images (n, h, w, 3), got {pixels.dtype} {tuple(pixels.shape)}."
-            )
-        scaled = pixels.permute(0, 3, 1, 2).to(torch.float32) / 127.5 - 1.0
-        height, width = scaled.shape[-2:]
-        factor = size / max(height, width)
-        target = (max(1, round(height * factor)), max(1, round(width * factor)))
-        scaled = F.interpolate(scaled, target, mode="bilinear", antialias=True)
-        top, left = size - target[0], size - target[1]
-        # Shape kept, the border black, as π0 was trained.
-        return F.pad(scaled, (left // 2, left - left // 2, top // 2, top - top // 2), value=-1.0)
-
-    def _prompt(self, tasks: list[str]) -> tuple[Tensor, Tensor]:
-        """Return image placeholders followed by the instruction, and which tokens are real."""
-        config, device = self.model.config, self.action_mean.device
-        vision = config.vlm_config.vision_config
-        per_image = (vision.image_size // vision.patch_size) ** 2
-        ids, attention = (x.to(device) for x in self.tokenize(tasks))
-        images = torch.full(
-            (len(tasks), per_image * len(self.cameras)),
-            config.vlm_config.image_token_id,
-            device=device,
-        )
-        return torch.cat([images, ids], 1), torch.cat([torch.ones_like(images), attention], 1)
 
     def _encode(self, inputs: Mapping[str, Tensor]) -> _Encoded:
         """Encode images and instruction once, for all steps of a walk."""
@@ -288,40 +251,7 @@ class PI0Policy(nn.Module):
             value: Tensor = self.value_head(seen)[:, 0]
         return value
 
-    @property
-    def _dt(self) -> float:
-        return 1.0 / len(self._times)
-
-    def _step(self, x: Tensor, velocity: Tensor, t: float) -> tuple[Tensor, float]:
-        return flow_sde_step(x, velocity, t=t, dt=self._dt, noise_level=self.noise_level)
-
     def _log_prob(self, encoded: _Encoded, replay: Mapping[str, Tensor]) -> Float[Tensor, "n k a"]:
         walk = require_replay(replay, "walk", encoded.state.device)
-        total = walk.new_zeros(*walk[:, 0].shape[:-1], self.action_dim)
-        for i, t in enumerate(self._times):
-            mean, std = self._step(walk[:, i], self._velocity(encoded, walk[:, i], t), t)
-            part = gaussian_log_prob(walk[:, i + 1], mean, std)
-            total = total + part[..., : self.action_dim]  # the rest is padding no robot executes
-        return total
-
-
-def tokenizer_of(name: str | Path, *, max_tokens: int = 48) -> Tokenize:
-    """Return a `Tokenize` made of a transformers tokenizer, by name or folder.
-
-    π0 was trained on instructions that end in a line break.
-    """
-    from transformers import AutoTokenizer  # only here: a user may bring another
-
-    tokenizer = AutoTokenizer.from_pretrained(str(name), padding_side="right")
-
-    def tokenize(tasks: list[str]) -> tuple[Tensor, Tensor]:
-        encoded = tokenizer(
-            [f"{task.strip()}\n" for task in tasks],
-            padding="max_length",
-            max_length=max_tokens,
-            truncation=True,
-            return_tensors="pt",
-        )
-        return encoded["input_ids"], encoded["attention_mask"]
-
-    return tokenize
+        # The other dimensions are padding that no robot executes.
+        return self.walk.log_prob(walk, partial(self._velocity, encoded))[..., : self.action_dim]

@@ -33,18 +33,28 @@ class SmallPolicy(nn.Module, PyTorchModelHubMixin, library_name="vla-rl", tags=[
 
     def __init__(
         self,
-        trunk: ObservationTrunk,
         *,
-        hidden_dim: int,
         action_dim: int,
         chunk: int,
         action_low: float | Sequence[float],
         action_high: float | Sequence[float],
+        hidden_dim: int,
         shift_pixels: int,
+        **trunk: Any,
     ) -> None:
-        """Take a trunk and the actions' side of the configuration; see the subclasses."""
+        """Build the trunk and the actions' side.
+
+        Args:
+            action_dim: See the subclasses for this and all that is not described here.
+            chunk: Primitive actions per decision.
+            action_low: Lower end of the range of actions.
+            action_high: Upper end.
+            hidden_dim: Width of the features of the trunk.
+            shift_pixels: Of images, in imitation.
+            trunk: Other arguments of `ObservationTrunk`.
+        """
         super().__init__()
-        self.trunk = trunk
+        self.trunk = ObservationTrunk(hidden_dim=hidden_dim, **trunk)
         self.chunk, self.action_dim, self.shift_pixels = chunk, action_dim, shift_pixels
         low = as_vector(action_low, action_dim, "action_low")
         high = as_vector(action_high, action_dim, "action_high")
@@ -60,9 +70,9 @@ class SmallPolicy(nn.Module, PyTorchModelHubMixin, library_name="vla-rl", tags=[
             # As plain lists: the mixin would drop arrays from config.json without a word.
             "action_low": low.tolist(),
             "action_high": high.tolist(),
-            "state_mean": trunk.state_mean.tolist(),
-            "state_std": trunk.state_std.tolist(),
-            "cameras": trunk.cameras,
+            "state_mean": self.trunk.state_mean.tolist(),
+            "state_std": self.trunk.state_std.tolist(),
+            "cameras": self.trunk.cameras,
             "model_type": self.model_type,
         }
         self.feature_dim = hidden_dim

@@ -9,7 +9,6 @@ from torch import Generator, Tensor, nn
 
 from vla_rl.functional.action_bins import decode_actions, encode_actions, gaussian_bin_labels
 from vla_rl.policies.small_policy import SmallPolicy, require_replay
-from vla_rl.policies.trunk import ObservationTrunk
 from vla_rl.types import ActOutput, EvaluateOutput, ImitationBatch, Observation
 
 
@@ -67,23 +66,19 @@ class TokenPolicy(SmallPolicy):
         """
         if temperature <= 0.0:
             raise ValueError(f"Expected `temperature` > 0, got {temperature}.")
-        trunk = ObservationTrunk(
+        super().__init__(
             cameras=cameras,
             state_dim=state_dim,
+            action_dim=action_dim,
             image_size=image_size,
+            chunk=chunk,
+            action_low=action_low,
+            action_high=action_high,
             state_mean=state_mean,
             state_std=state_std,
             channels=channels,
             image_dim=image_dim,
             hidden_dim=hidden_dim,
-        )
-        super().__init__(
-            trunk,
-            hidden_dim=hidden_dim,
-            action_dim=action_dim,
-            chunk=chunk,
-            action_low=action_low,
-            action_high=action_high,
             shift_pixels=shift_pixels,
         )
         self.num_bins, self.temperature = num_bins, temperature
