@@ -28,6 +28,15 @@ TASKS = {
 PERTURBATIONS = ("miss", "drop", "stall", "near_miss", "recover")
 NO_DROP = ("PushCube", "PullCube", "PokeCube")  # what they do is not carried
 CAMERA = "camera"
+STATE = "observation.state"
+ARM_STATE = 9 + 3
+STATE_DIM = 2 * ARM_STATE
+"""Joints and fingers (9) and tool position (3) of one or two arms; zeros for a second that is not
+there. A real robot knows as much; what the simulator adds to some tasks (goal position, whether the
+cube is held) is left out."""
+TOOLS = {"PickCube": (10,), "PlaceSphere": (10,), "LiftPegUpright": (16,)}
+"""Where the tool position begins in the recorded state, if not behind the joints."""
+TWO_ARMS = {"joints": (0, 18), "tools": (36, 43)}
 STAGES = 6
 COLUMNS = ["episode_index", "frame_index", "phase", "primitive", "action", "next.success"]
 
@@ -86,6 +95,23 @@ def read_primitives(root: Path) -> dict[int, list[str]]:
     return found
 
 
+def read_states(root: Path, env: str) -> dict[int, torch.Tensor]:
+    """Read what the robot knows of itself in every frame of each episode: ``(t, STATE_DIM)``."""
+    rows = _table(root / "data", ["episode_index", "frame_index", STATE])
+    rows = rows.sort_by([("episode_index", "ascending"), ("frame_index", "ascending")])
+    state = torch.tensor(rows[STATE].to_pylist())
+    two = env.startswith("TwoRobot")
+    joints, tools = TWO_ARMS.values() if two else ((0,), TOOLS.get(env, (9,)))
+    arms = [
+        part
+        for joint, tool in zip(joints, tools, strict=True)
+        for part in (state[:, joint : joint + 9], state[:, tool : tool + 3])
+    ]
+    known = F.pad(torch.cat(arms, 1), (0, STATE_DIM - ARM_STATE * len(joints)))
+    episode = torch.tensor(rows["episode_index"].to_pylist())
+    return {index: known[episode == index] for index in sorted(set(episode.tolist()))}
+
+
 def load_tasks(data: Path, cache: Path, *, tasks: Sequence[str]) -> list[TaskEpisode]:
     """Read the episodes of all tasks; frames are encoded once and kept under ``cache``."""
     encoder: Any = None
@@ -93,6 +119,7 @@ def load_tasks(data: Path, cache: Path, *, tasks: Sequence[str]) -> list[TaskEpi
     for env in tasks:
         root, path = data / f"{env}-v1", cache / f"{env}.pt"
         attempts, primitives = read_attempts(root), read_primitives(root)
+        states = read_states(root, env)
         plan = Plan.of(list(attempts.values()))
         truths = {i: true_progress(attempt, plan) for i, attempt in attempts.items()}
         if not path.exists():
@@ -104,7 +131,7 @@ def load_tasks(data: Path, cache: Path, *, tasks: Sequence[str]) -> list[TaskEpi
         for index, (task, features) in torch.load(path, weights_only=True).items():
             episodes.append(
                 _episode(index, env, task, features, attempts[index], truths[index],
-                         primitives[index])
+                         primitives[index], states[index])
             )  # fmt: skip
     return episodes
 
@@ -131,7 +158,7 @@ def reduced(episodes: Sequence[TaskEpisode], *, dim: int) -> tuple[list[TaskEpis
 
 def _episode(
     index: int, env: str, task: str, features: torch.Tensor, attempt: Attempt, truth: Truth,
-    primitives: list[str],
+    primitives: list[str], states: torch.Tensor,
 ) -> TaskEpisode:  # fmt: skip
     n = truth.length
     progress = torch.from_numpy(truth.progress[:n])
@@ -140,6 +167,7 @@ def _episode(
     stage = scaled.floor().clamp(max=STAGES - 1)
     known = progress.isfinite()
     signals = {
+        STATE: states[:n],
         "primitive": torch.tensor([primitive_index(name) for name in primitives[:n]]),
         "stage": torch.where(known, stage, -1.0).long(),
         "tau": torch.where(known, scaled - stage, torch.nan),

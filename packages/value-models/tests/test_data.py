@@ -55,6 +55,17 @@ def test_one_epoch_visits_every_labelled_training_frame_once():
     assert {len(batch["progress"]) for batch in batches[:-1]} == {32}
 
 
+def test_single_frames_bring_their_state():
+    episodes = [dict(e) for e in make_episodes(4)]
+    for episode in episodes:
+        episode["observation.state"] = np.repeat(episode["progress"][:, None], 3, axis=1)
+    data = _data(episodes=episodes)
+    data.setup()
+    batch = next(iter(data.train_dataloader()))
+    assert batch["observation.state"].shape == (32, 1, 3)
+    assert torch.equal(batch["observation.state"][..., 0], batch["progress"])
+
+
 def test_batches_hold_matching_frames():
     data = _data()
     data.setup()

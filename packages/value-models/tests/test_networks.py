@@ -1,7 +1,14 @@
+import numpy as np
 import torch
 import torch.nn.functional as F
 
-from value_models.networks import InstructionEmbedding, PatchTrunk, ProgressHead, hash_words
+from value_models.networks import (
+    InstructionEmbedding,
+    PatchTrunk,
+    ProgressHead,
+    StateEmbedding,
+    hash_words,
+)
 
 
 def _reference_trunk(
@@ -35,6 +42,24 @@ def test_trunk_sees_where_and_what_it_is_told():
     base = trunk(features, instruction)
     assert not torch.allclose(base, trunk(features.flip(2), instruction), atol=1e-3)
     assert not torch.allclose(base, trunk(features, -instruction), atol=1e-3)
+
+
+def test_states_are_normalised_by_what_was_fitted():
+    states = np.random.default_rng(0).normal([3.0, -1.0, 0.2], [0.1, 2.0, 0.0], (50, 3))
+    embed = StateEmbedding(3, 8)
+    assert not embed.is_fitted
+    embed.fit(torch.from_numpy(states))
+    scale = np.where(states.std(0) > 1e-6, states.std(0), 1.0)
+    normal = torch.from_numpy((states - states.mean(0)) / scale).float()
+    torch.testing.assert_close(embed(torch.from_numpy(states).float()), embed.layers(normal))
+    # A wild number is worth no more than one at the limit.
+    wild = torch.tensor([[1e6, -1.0, 0.2]])
+    edge = torch.tensor([[states.mean(0)[0] + 5 * states.std(0)[0], -1.0, 0.2]]).float()
+    torch.testing.assert_close(embed(wild), embed(edge), atol=1e-4, rtol=1e-4)
+    again = StateEmbedding(3, 8)
+    again.load_state_dict(embed.state_dict())
+    assert again.is_fitted
+    torch.testing.assert_close(again(wild), embed(wild))
 
 
 def test_hash_is_crc32_of_words_and_pairs():

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from value_models.primitives import NULL_INDEX
-from value_models.progress_model import TemporalRankingModel
+from value_models.progress_model import DistributionalProgressModel, TemporalRankingModel
 from value_models.sarm import StageAwareModel
 from value_models.sarm2 import GatedValueModel, PrimitiveEstimator
 from value_models.testing import PixelEncoder, check_progress_model, make_observation
@@ -21,12 +21,16 @@ def _make(name, **changes):
         "sarm": (StageAwareModel, {"priors": PRIORS}),
         "sarm2": (GatedValueModel, {"num_experts": 4, "expert_dim": 8, "null_threshold": 0.0}),
         "sarm2-plain": (GatedValueModel, {"num_experts": 4, "use_estimator": False}),
+        "feat2go": (DistributionalProgressModel, {}),
+        "rftf": (TemporalRankingModel, {}),
     }
     cls, options = classes[name]
+    sizes = {"hidden_dim": 16} if name in FRAME_MODELS else SIZES
     torch.manual_seed(0)
-    return cls(**{**INPUTS, **SIZES, **options, **changes}).eval()
+    return cls(**{**INPUTS, **sizes, **options, **changes}).eval()
 
 
+FRAME_MODELS = ["feat2go", "rftf"]
 MODELS = ["rewind", "rewind-all", "success", "sarm", "sarm2", "sarm2-plain"]
 
 
@@ -51,18 +55,19 @@ def test_ranking_model_keeps_the_contract():
     check_progress_model(model.attach_encoder(PixelEncoder()), make_observation(3))
 
 
-@pytest.mark.parametrize("name", MODELS)
-def test_streaming_equals_batch_for_environments_of_different_age(name):
-    model = _make(name)
-    batch = _episodes(3, 40)
+@pytest.mark.parametrize("state_dim", [0, 5])
+@pytest.mark.parametrize("name", [*MODELS, *FRAME_MODELS])
+def test_streaming_equals_batch_for_environments_of_different_age(name, state_dim):
+    model = _make(name, state_dim=state_dim)
+    batch = _episodes(3, 40, state_dim=state_dim)
     whole = model.compute_progress(batch)
     starts = torch.tensor([0, 5, 13])  # environment i begins its episode at this step
     model.reset()
     for step in range(40):
         age = (step - starts).clamp(min=0)
         obs = {
-            "observation.features.hand": batch["observation.features.hand"][range(3), age],
-            "task": batch["task"],
+            key: value[range(3), age] if key.startswith("observation") else value
+            for key, value in batch.items()
         }
         model.reset(torch.as_tensor(step == starts))
         streamed = model.progress(obs)
@@ -110,8 +115,9 @@ def test_all_rows_of_a_frame_see_each_other():
     assert not torch.allclose(before, model.compute_progress(changed))
 
 
-def test_state_is_read_and_checked():
-    model = _make("rewind", state_dim=5)
+@pytest.mark.parametrize("name", [*MODELS, *FRAME_MODELS])
+def test_state_is_read_and_checked(name):
+    model = _make(name, state_dim=5)
     batch = _episodes(2, 6, state_dim=5)
     before = model.compute_progress(batch)
     moved = {**batch, "observation.state": batch["observation.state"] + 1.0}
@@ -120,6 +126,29 @@ def test_state_is_read_and_checked():
         model.compute_progress(_episodes(2, 6, state_dim=4))
     with pytest.raises(KeyError, match=r"Expected 'observation.state'"):
         model.compute_progress(_episodes(2, 6))
+    with pytest.raises(ValueError, match="`state_dim` of at least 0, got -1"):
+        _make(name, state_dim=-1)
+
+
+@pytest.mark.parametrize("name", ["sarm2", "rftf"])
+def test_state_is_normalised_once_and_saved_so(name, tmp_path):
+    model = _make(name, state_dim=5)
+    batch = _episodes(2, 6, state_dim=5)
+    raw = model.compute_progress(batch)
+    states = batch["observation.state"].flatten(0, 1)
+    shifted = {**batch, "observation.state": 3.0 * batch["observation.state"] + 7.0}
+    model.fit_state(3.0 * states + 7.0)
+    fitted = model.compute_progress(shifted)
+    model.fit_state(states)  # fine-tuning on other data keeps the scale
+    assert torch.equal(model.compute_progress(shifted), fitted)
+    model.save_pretrained(tmp_path)
+    again = type(model).from_pretrained(tmp_path)
+    assert torch.equal(again.compute_progress(shifted), fitted)
+    # What is normalised does not depend on the units of the state.
+    plain = _make(name, state_dim=5)
+    plain.fit_state(states)
+    torch.testing.assert_close(plain.compute_progress(batch), fitted, atol=1e-5, rtol=0.0)
+    assert not torch.allclose(raw, fitted, atol=1e-4)
 
 
 def test_without_positions_time_cannot_be_counted():

@@ -9,6 +9,7 @@ from torch.utils.data import DataLoader
 from value_models.callbacks import AtomicCheckpointIO
 from value_models.functional import order_accuracy
 from value_models.metrics import ExpertUse
+from value_models.networks import StateEmbedding
 from value_models.stage_modules import GatedModule, PrimitiveModule, StageModule
 from value_models.synthetic import FeatureWorld
 from value_models.window_modules import RankingModule, RewindModule, SuccessModule
@@ -81,6 +82,26 @@ def test_trains_and_reloads_with_weights_only(name, tmp_path):
     again = type(module).load_from_checkpoint(tmp_path / "two.ckpt", weights_only=True)
     for ours, theirs in zip(module.parameters(), again.parameters(), strict=True):
         assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_state_is_normalised_by_the_training_data(name, tmp_path):
+    episodes = [
+        e._replace(signals={**e.signals, "observation.state": 9.0 + torch.rand(len(e.progress), 3)})
+        for e in FeatureWorld().episodes(4)
+    ]
+    data = WindowDataset(episodes, WindowSpec(num_frames=4, stride=3), camera="hand")
+    loader = DataLoader(data, batch_size=64, sampler=data.sampler, collate_fn=lambda batch: batch)
+    module = _module(name, network={"state_dim": 3})
+    trainer = _fit(module, loader, steps=1, plugins=[AtomicCheckpointIO()])
+    trainer.save_checkpoint(tmp_path / "one.ckpt")
+    again = type(module).load_from_checkpoint(tmp_path / "one.ckpt", weights_only=True)
+    states = torch.cat([episode.signals["observation.state"] for episode in episodes])
+    found = [part for part in again.modules() if isinstance(part, StateEmbedding)]
+    assert len(found) == (2 if name == "sarm2" else 1)
+    for part in found:
+        torch.testing.assert_close(part.mean, states.mean(0))
+        torch.testing.assert_close(part.scale, states.std(0, correction=0))
 
 
 @pytest.mark.parametrize("name", MODULES)

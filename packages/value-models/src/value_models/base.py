@@ -9,10 +9,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from value_models.networks import InstructionEmbedding
+from value_models.networks import InstructionEmbedding, StateEmbedding
 from value_models.pretrained import PretrainedModule
 from value_models.types import FrameEncoder, ProgressBatch
 
+STATE_KEY = "observation.state"
 FRAMES_PER_CALL = 128
 """Frames per window that are encoded and evaluated at once, to bound memory."""
 
@@ -35,6 +36,7 @@ class FrozenFeatureModel(PretrainedModule):
         encoder_id: ``encoder_id`` of the encoder that made the features it was trained on.
         num_patches: Patches per frame of one camera.
         feature_dim: Width of a patch feature.
+        state_dim: Width of ``observation.state``; 0 leaves it out.
     """
 
     def __init__(
@@ -45,9 +47,13 @@ class FrozenFeatureModel(PretrainedModule):
         encoder_id: str,
         num_patches: int,
         feature_dim: int,
+        state_dim: int,
     ) -> None:
         super().__init__()
         check_sizes(num_patches=num_patches, feature_dim=feature_dim)
+        if state_dim < 0:
+            raise ValueError(f"Expected `state_dim` of at least 0, got {state_dim}.")
+        self.state_dim = state_dim
         self.camera = camera
         self.cameras = (camera, *more_cameras)
         if len(set(self.cameras)) < len(self.cameras):
@@ -109,6 +115,34 @@ class FrozenFeatureModel(PretrainedModule):
         """Return the features of all cameras of a batch of windows; encode frames if need be."""
         return self._encoded(self._frames(batch, num_axes=0))
 
+    def read_state(self, batch: ProgressBatch, *, num_axes: int = 0) -> Tensor | None:
+        """Return ``observation.state`` (b, t, s), or None if the model has none.
+
+        Raises:
+            KeyError: If the model reads a state and the batch has none.
+            ValueError: If its width is another one.
+        """
+        if not self.state_dim:
+            return None
+        if STATE_KEY not in batch:
+            raise KeyError(f"Expected {STATE_KEY!r}, got the keys {sorted(batch)}.")
+        state = as_tensor(batch[STATE_KEY], STATE_KEY, 3 - num_axes)
+        if state.shape[-1] != self.state_dim:
+            raise ValueError(
+                f"Expected {STATE_KEY!r} of width {self.state_dim}, got {state.shape[-1]}."
+            )
+        like = next(self.parameters())
+        return state.to(device=like.device, dtype=like.dtype)
+
+    def fit_state(self, states: Float[Tensor, "n s"]) -> None:
+        """Normalise robot states by those of the training data, unless that has happened before.
+
+        `Trainer.fit` does this by itself.
+        """
+        for part in self.modules():
+            if isinstance(part, StateEmbedding) and not part.is_fitted:
+                part.fit(states)
+
     def _frames(self, batch: ProgressBatch, *, num_axes: int) -> list[CameraFrames]:
         """Read the frames of each camera: features if the batch has them, else pixels."""
         found = [self._camera_frames(batch, camera, num_axes) for camera in self.cameras]
@@ -155,15 +189,17 @@ class FrozenFeatureModel(PretrainedModule):
             )
         return features.to(device=like.device, dtype=like.dtype)
 
-    @contextmanager
-    def _inference(self) -> Iterator[None]:
-        was_training = self.training
-        self.eval()
-        try:
-            with torch.no_grad():
-                yield
-        finally:
-            self.train(was_training)
+
+@contextmanager
+def inference(module: nn.Module) -> Iterator[None]:
+    """Evaluate without gradients, and go back to the mode that the module was in."""
+    was_training = module.training
+    module.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        module.train(was_training)
 
 
 def check_sizes(**sizes: int) -> None:

@@ -8,6 +8,7 @@ import torch
 from lightning import LightningDataModule
 from torch.utils.data import DataLoader, Dataset
 
+from value_models.base import STATE_KEY
 from value_models.features import EncodedEpisode, encode_episodes
 from value_models.windows import EpochShuffle, WindowDataset, WindowSpec
 
@@ -47,12 +48,17 @@ class FrameDataset(Dataset[dict[str, Any]]):
     def __init__(self, episodes: Sequence[EncodedEpisode], *, camera: str) -> None:
         self.key = f"observation.features.{camera}"
         known = [episode.progress.isfinite() for episode in episodes]
-        self.features = torch.cat([e.features[k] for e, k in zip(episodes, known, strict=True)])
-        self.progress = torch.cat([e.progress[k] for e, k in zip(episodes, known, strict=True)])
-        self.task = [e.task for e, k in zip(episodes, known, strict=True) for _ in range(k.sum())]
+        pairs = list(zip(episodes, known, strict=True))
+        self.columns = {
+            self.key: torch.cat([e.features[k] for e, k in pairs]),
+            "progress": torch.cat([e.progress[k] for e, k in pairs]),
+        }
+        if all(STATE_KEY in episode.signals for episode in episodes):
+            self.columns[STATE_KEY] = torch.cat([e.signals[STATE_KEY][k] for e, k in pairs])
+        self.task = [e.task for e, k in pairs for _ in range(k.sum())]
 
     def __len__(self) -> int:
-        return len(self.progress)
+        return len(self.task)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         return self.__getitems__([index])
@@ -60,11 +66,8 @@ class FrameDataset(Dataset[dict[str, Any]]):
     def __getitems__(self, indices: list[int]) -> dict[str, Any]:
         """Gather a whole batch at once; a thousand small copies would cost more than the model."""
         rows = torch.tensor(indices)
-        return {
-            self.key: self.features[rows].unsqueeze(1),
-            "task": [self.task[i] for i in indices],
-            "progress": self.progress[rows].unsqueeze(1),
-        }
+        batch: dict[str, Any] = {k: v[rows].unsqueeze(1) for k, v in self.columns.items()}
+        return {**batch, "task": [self.task[i] for i in indices]}
 
 
 class EpisodeDataset(Dataset[dict[str, Any]]):

@@ -25,6 +25,7 @@ class ProgressModule(ValueModule):
         sigma_bins: Width of the Gaussian targets in bins; None for two-hot targets.
         lr: Peak learning rate.
         weight_decay: AdamW's weight decay.
+        state_dim: Width of ``observation.state`` to read too; 0 leaves it out.
         seed: Seed of dropout; with the step it fixes every random number of that step.
     """
 
@@ -42,6 +43,7 @@ class ProgressModule(ValueModule):
         sigma_bins: float | None = 0.75,
         lr: float = 1e-3,
         weight_decay: float = 0.01,
+        state_dim: int = 0,
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -55,13 +57,14 @@ class ProgressModule(ValueModule):
             num_bins=num_bins,
             patch_dim=patch_dim,
             dropout=dropout,
+            state_dim=state_dim,
         )
         self.feature_key = f"observation.features.{camera}"
 
     def loss(self, batch: ProgressBatch) -> Float[Tensor, ""]:
         """Cross-entropy of labelled frames."""
         return distributional_cross_entropy(
-            self.model(batch[self.feature_key], batch["task"]).logits,
+            self.model(batch[self.feature_key], batch["task"], self.model.read_state(batch)).logits,
             batch["progress"],
             sigma_bins=self.hparams["sigma_bins"],
             count=global_count(batch["progress"].isfinite()),

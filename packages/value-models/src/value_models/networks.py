@@ -52,8 +52,45 @@ class InstructionEmbedding(nn.Module):
         return embedded[rows]
 
 
+class StateEmbedding(nn.Module):
+    """Robot state to a vector, normalised by statistics that are saved with the weights.
+
+    Until `fit` has seen states they pass as they are. A number that leaves what was seen by far
+    is cut at ±``LIMIT`` standard deviations: no joint can take the value anywhere by itself.
+
+    Args:
+        state_dim: Numbers of a state.
+        dim: Width of the result.
+    """
+
+    LIMIT = 5.0
+
+    def __init__(self, state_dim: int, dim: int) -> None:
+        super().__init__()
+        self.mean: Tensor
+        self.scale: Tensor
+        self.is_fitted: Tensor
+        self.register_buffer("mean", torch.zeros(state_dim))
+        self.register_buffer("scale", torch.ones(state_dim))
+        self.register_buffer("is_fitted", torch.tensor(data=False))
+        self.layers = nn.Sequential(nn.Linear(state_dim, dim), nn.GELU(), nn.Linear(dim, dim))
+
+    def fit(self, states: Float[Tensor, "n s"]) -> None:
+        """Take mean and deviation from training data; what never changes is only shifted."""
+        scale, mean = torch.std_mean(states.double(), dim=0, correction=0)
+        self.mean.copy_(mean)
+        self.scale.copy_(torch.where(scale > 1e-6, scale, 1.0))
+        self.is_fitted.fill_(value=True)
+
+    def forward(self, state: Float[Tensor, "*b s"]) -> Float[Tensor, "*b dim"]:
+        """Embed states."""
+        normal = ((state - self.mean) / self.scale).clamp(-self.LIMIT, self.LIMIT)
+        embedded: Tensor = self.layers(normal)
+        return embedded
+
+
 class PatchTrunk(nn.Module):
-    """Frozen patch features and an instruction to one vector per frame.
+    """Frozen patch features, an instruction and perhaps the robot state to one vector per frame.
 
     Every patch is squeezed to a few numbers and all of them are read at once: in a wrist camera,
     where a thing is says as much as what it is, and pooling by attention lost it (order accuracy
@@ -66,6 +103,7 @@ class PatchTrunk(nn.Module):
         hidden_dim: Width of the instruction and of the result.
         patch_dim: Width that a patch is squeezed to.
         dropout: Probability of dropping a squeezed channel of a patch in training.
+        state_dim: Width of the robot state; 0 for none.
 
     Source: Perez et al. (2018), "FiLM: visual reasoning with a general conditioning layer".
     """
@@ -78,22 +116,31 @@ class PatchTrunk(nn.Module):
         hidden_dim: int = 128,
         patch_dim: int = 16,
         dropout: float = 0.3,
+        state_dim: int = 0,
     ) -> None:
         super().__init__()
         self.squeeze = nn.Linear(feature_dim, patch_dim)
         self.film = nn.Linear(hidden_dim, 2 * patch_dim)
         self.dropout = nn.Dropout(dropout)
-        self.project = nn.Linear(num_patches * patch_dim + hidden_dim, hidden_dim)
+        self.state = StateEmbedding(state_dim, hidden_dim) if state_dim else None
+        width = num_patches * patch_dim + hidden_dim * (2 if state_dim else 1)
+        self.project = nn.Linear(width, hidden_dim)
 
     def forward(
-        self, features: Float[Tensor, "b t p d"], instruction: Float[Tensor, "b hidden"]
+        self,
+        features: Float[Tensor, "b t p d"],
+        instruction: Float[Tensor, "b hidden"],
+        state: Float[Tensor, "b t s"] | None = None,
     ) -> Float[Tensor, "b t hidden"]:
         """Read each frame on its own; frames of one window do not see each other."""
         patches = self.squeeze(F.layer_norm(features, features.shape[-1:]))
         gain, offset = self.film(instruction)[:, None, None].chunk(2, dim=-1)
         patches = self.dropout(patches * (1.0 + gain) + offset)
         words = instruction.unsqueeze(1).expand(-1, features.shape[1], -1)
-        projected: Tensor = self.project(torch.cat([patches.flatten(2), words], dim=-1))
+        parts = [patches.flatten(2), words]
+        if self.state is not None and state is not None:
+            parts.append(self.state(state))
+        projected: Tensor = self.project(torch.cat(parts, dim=-1))
         return projected
 
 

@@ -7,7 +7,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from value_models.base import FRAMES_PER_CALL, FrozenFeatureModel, check_sizes, read_instructions
+from value_models.base import (
+    FRAMES_PER_CALL,
+    STATE_KEY,
+    FrozenFeatureModel,
+    check_sizes,
+    inference,
+    read_instructions,
+)
 from value_models.functional.agreement import linear_time_progress
 from value_models.functional.bins import expectation
 from value_models.networks import InstructionEmbedding, PatchTrunk, ProgressHead
@@ -31,9 +38,10 @@ class FrameModel(FrozenFeatureModel):
         dropout: Dropout of the squeezed patches in training.
         num_buckets: Rows of the instruction hash table.
         more_cameras: Further cameras.
+        state_dim: Width of ``observation.state``; 0 leaves it out.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - scalars are the config of a saved folder
         self,
         *,
         camera: str,
@@ -46,6 +54,7 @@ class FrameModel(FrozenFeatureModel):
         dropout: float,
         num_buckets: int,
         more_cameras: Sequence[str],
+        state_dim: int,
     ) -> None:
         super().__init__(
             camera=camera,
@@ -53,6 +62,7 @@ class FrameModel(FrozenFeatureModel):
             encoder_id=encoder_id,
             num_patches=num_patches,
             feature_dim=feature_dim,
+            state_dim=state_dim,
         )
         check_sizes(hidden_dim=hidden_dim, patch_dim=patch_dim, num_buckets=num_buckets)
         self.instruction = InstructionEmbedding(hidden_dim, num_buckets=num_buckets)
@@ -62,15 +72,21 @@ class FrameModel(FrozenFeatureModel):
             hidden_dim=hidden_dim,
             patch_dim=patch_dim,
             dropout=dropout,
+            state_dim=state_dim,
         )
         self.head = ProgressHead(hidden_dim, num_outputs)
 
     def read(
-        self, features: Float[Tensor, "b t p d"], task: Sequence[str]
+        self,
+        features: Float[Tensor, "b t p d"],
+        task: Sequence[str],
+        state: Float[Tensor, "b t s"] | None = None,
     ) -> Float[Tensor, "b t out"]:
-        """Return the head's result for patch features and one instruction per window."""
+        """Return the head's result for patch features, instructions and, if it reads it, state."""
         features = self._checked(features, self.trunk.squeeze.weight)
-        outputs: Tensor = self.head(self.trunk(features, self.instruction(task)))
+        if self.state_dim and state is None:
+            raise ValueError(f"Expected a state of width {self.state_dim}, got none.")
+        outputs: Tensor = self.head(self.trunk(features, self.instruction(task), state))
         return outputs
 
     def compute_progress(self, batch: ProgressBatch) -> Float[Tensor, "b t"]:
@@ -79,7 +95,7 @@ class FrameModel(FrozenFeatureModel):
         Args:
             batch: ``task`` and either ``observation.features.<camera>`` (b, t, p, d) or
                 ``observation.images.<camera>`` uint8 (b, t, h, w, 3), the latter only with an
-                attached encoder.
+                attached encoder; ``observation.state`` (b, t, s) if the model has a state.
 
         Raises:
             ValueError: If a shape does not fit, or frames come without an attached encoder.
@@ -93,12 +109,14 @@ class FrameModel(FrozenFeatureModel):
         cameras = self._frames(batch, num_axes=0)
         b, t = cameras[0].values.shape[:2]
         task = read_instructions(batch, b)
+        state = self.read_state(batch)
         parts = []
-        with self._inference():
+        with inference(self):
             for i in range(0, t, FRAMES_PER_CALL):
                 cut = slice(i, i + FRAMES_PER_CALL)
                 features = self._encoded([c._replace(values=c.values[:, cut]) for c in cameras])
-                parts.append(read(self(features, task)))
+                now = None if state is None else state[:, cut]
+                parts.append(read(self(features, task, now)))
         return torch.cat(parts, dim=1)
 
     def compute_reward(self, batch: ProgressBatch) -> Float[Tensor, " b"]:
@@ -116,6 +134,9 @@ class FrameModel(FrozenFeatureModel):
                 or ``observation.features.<camera>`` (n, p, d) where the caller has encoded.
         """
         window: dict[str, Any] = {"task": obs["task"]}
+        state = self.read_state(obs, num_axes=1)
+        if state is not None:
+            window[STATE_KEY] = state.unsqueeze(1)
         for camera, frames in zip(self.cameras, self._frames(obs, num_axes=1), strict=True):
             key = "features" if frames.is_encoded else "images"
             window[f"observation.{key}.{camera}"] = frames.values.unsqueeze(1)
@@ -138,6 +159,7 @@ class DistributionalProgressModel(FrameModel, library_name="value-models"):
         dropout: Dropout of the squeezed patches in training.
         num_buckets: Rows of the instruction hash table.
         more_cameras: Further cameras.
+        state_dim: Width of ``observation.state``; 0 leaves it out.
 
     Source: Feat2Go, arXiv 2605.30795, with a frozen encoder and a small trunk in place of the 4B
     vision-language model.
@@ -145,7 +167,7 @@ class DistributionalProgressModel(FrameModel, library_name="value-models"):
 
     model_type: ClassVar[str] = "distributional_progress"
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - scalars are the config of a saved folder
         self,
         *,
         camera: str,
@@ -158,6 +180,7 @@ class DistributionalProgressModel(FrameModel, library_name="value-models"):
         dropout: float = 0.3,
         num_buckets: int = 1024,
         more_cameras: Sequence[str] = (),
+        state_dim: int = 0,
     ) -> None:
         if num_bins < 2:
             raise ValueError(f"Expected `num_bins` of at least 2, got {num_bins}.")
@@ -172,11 +195,17 @@ class DistributionalProgressModel(FrameModel, library_name="value-models"):
             dropout=dropout,
             num_buckets=num_buckets,
             more_cameras=more_cameras,
+            state_dim=state_dim,
         )
 
-    def forward(self, features: Float[Tensor, "b t p d"], task: Sequence[str]) -> ProgressOutput:
-        """Predict from patch features and one instruction per window."""
-        logits = self.read(features, task)
+    def forward(
+        self,
+        features: Float[Tensor, "b t p d"],
+        task: Sequence[str],
+        state: Float[Tensor, "b t s"] | None = None,
+    ) -> ProgressOutput:
+        """Predict from patch features, one instruction per window and perhaps the robot state."""
+        logits = self.read(features, task, state)
         return ProgressOutput(logits, expectation(logits))
 
     def compute_logits(self, batch: ProgressBatch) -> Float[Tensor, "b t bins"]:
@@ -209,6 +238,7 @@ class TemporalRankingModel(FrameModel, library_name="value-models"):
         dropout: Dropout of the squeezed patches in training.
         num_buckets: Rows of the instruction hash table.
         more_cameras: Further cameras.
+        state_dim: Width of ``observation.state``; 0 leaves it out.
 
     Source: RFTF, arXiv 2505.19767, section 3.1, with a small trunk in place of the policy's.
     """
@@ -227,6 +257,7 @@ class TemporalRankingModel(FrameModel, library_name="value-models"):
         dropout: float = 0.1,
         num_buckets: int = 1024,
         more_cameras: Sequence[str] = (),
+        state_dim: int = 0,
     ) -> None:
         super().__init__(
             camera=camera,
@@ -239,11 +270,17 @@ class TemporalRankingModel(FrameModel, library_name="value-models"):
             dropout=dropout,
             num_buckets=num_buckets,
             more_cameras=more_cameras,
+            state_dim=state_dim,
         )
 
-    def forward(self, features: Float[Tensor, "b t p d"], task: Sequence[str]) -> RankedOutput:
-        """Predict from patch features and one instruction per window."""
-        value = self.read(features, task).squeeze(-1)
+    def forward(
+        self,
+        features: Float[Tensor, "b t p d"],
+        task: Sequence[str],
+        state: Float[Tensor, "b t s"] | None = None,
+    ) -> RankedOutput:
+        """Predict from patch features, one instruction per window and perhaps the robot state."""
+        value = self.read(features, task, state).squeeze(-1)
         return RankedOutput(value, value.float().sigmoid())
 
 

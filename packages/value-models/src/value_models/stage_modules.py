@@ -41,7 +41,7 @@ class StageModule(WindowModule):
     def loss(self, batch: ProgressBatch) -> Float[Tensor, ""]:
         """Sum over heads."""
         model: StageAwareModel = self.model
-        tokens = model.embed(model.read_features(batch), batch.get("observation.state"))
+        tokens = model.embed(model.read_features(batch), model.read_state(batch))
         words = model.instruction(batch["task"])
         total = torch.zeros((), device=tokens.device)
         for head, shares in model.priors.items():

@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from value_models.functional.windows import block_causal_mask
+from value_models.networks import StateEmbedding
 
 POSITIONS = ("first", "all", "none")
 
@@ -44,7 +45,7 @@ class FrameTokens(nn.Module):
         self.project = nn.ModuleList(
             nn.Linear(num_patches * patch_dim, dim) for _ in range(num_cameras)
         )
-        self.state = nn.Linear(state_dim, dim) if state_dim else None
+        self.state = StateEmbedding(state_dim, dim) if state_dim else None
         self.rows = num_cameras + bool(state_dim)
 
     def forward(

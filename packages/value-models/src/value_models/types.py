@@ -18,11 +18,13 @@ ProgressBatch = Mapping[str, Any]
 
 ``observation.images.<camera>``: uint8 ``(b, t, h, w, 3)``, or already encoded
 ``observation.features.<camera>``: float ``(b, t, p, d)``; ``task``: list of ``b`` instructions;
-``progress``: float32 ``(b, t)``, NaN where unknown (training only).
+``progress``: float32 ``(b, t)``, NaN where unknown (training only); ``observation.state``: float
+``(b, t, s)`` for models that read the robot's state.
 """
 
 Observation = Mapping[str, Any]
-"""``observation.images.<camera>``: uint8 ``(n, h, w, 3)``; ``task``: list of ``n`` instructions."""
+"""``observation.images.<camera>``: uint8 ``(n, h, w, 3)``; ``task``: list of ``n`` instructions;
+``observation.state``: ``(n, s)`` for models that read it."""
 
 
 class FrameEncoder(Protocol):

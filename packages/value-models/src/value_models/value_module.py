@@ -8,6 +8,7 @@ from jaxtyping import Float
 from lightning import LightningModule
 from torch import Tensor, nn
 
+from value_models.base import STATE_KEY, FrozenFeatureModel
 from value_models.checkpoints import refuse_other_checkpoint
 from value_models.metrics import (
     EpisodeMean,
@@ -56,6 +57,12 @@ class ValueModule(LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a checkpoint of another encoder or architecture."""
         refuse_other_checkpoint(self, checkpoint)
+
+    def on_train_start(self) -> None:
+        """Normalise the robot state by the training data, if the model reads one."""
+        columns = getattr(getattr(self.trainer.train_dataloader, "dataset", None), "columns", {})
+        if isinstance(self.model, FrozenFeatureModel) and STATE_KEY in columns:
+            self.model.fit_state(columns[STATE_KEY])
 
     def on_train_batch_start(self, batch: ProgressBatch, batch_idx: int) -> None:
         """Seed by seed, step and rank, so that a resumed run draws the same numbers.

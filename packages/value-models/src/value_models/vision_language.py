@@ -3,8 +3,7 @@
 import json
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -13,7 +12,7 @@ from jaxtyping import Float, UInt8
 from safetensors.torch import load_model, save_model
 from torch import Tensor, nn
 
-from value_models.base import as_tensor, read_instructions
+from value_models.base import as_tensor, inference, read_instructions
 from value_models.functional.bins import expectation
 from value_models.functional.losses import distributional_cross_entropy
 from value_models.networks import ProgressHead
@@ -123,7 +122,7 @@ class VisionLanguageProgressModel(nn.Module):
         b, t = frames.shape[:2]
         task = [text for text in read_instructions(batch, b) for _ in range(t)]
         flat = frames.flatten(0, 1)
-        with self._inference():
+        with inference(self):
             progress = [
                 self(flat[i : i + self.frames_per_call], task[i : i + self.frames_per_call])
                 .progress[:, 0]
@@ -195,13 +194,3 @@ class VisionLanguageProgressModel(nn.Module):
         if frames.dtype != torch.uint8:
             raise TypeError(f"Expected uint8 RGB frames in {key!r}, got {frames.dtype}.")
         return frames
-
-    @contextmanager
-    def _inference(self) -> Iterator[None]:
-        was_training = self.training
-        self.eval()
-        try:
-            with torch.no_grad():
-                yield
-        finally:
-            self.train(was_training)

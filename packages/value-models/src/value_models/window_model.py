@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from value_models.base import (
     FRAMES_PER_CALL,
     FrozenFeatureModel,
-    as_tensor,
     check_sizes,
+    inference,
     read_instructions,
 )
 from value_models.functional.windows import window_indices
@@ -21,8 +21,6 @@ from value_models.networks import InstructionEmbedding
 from value_models.streaming import FrameHistory
 from value_models.transformer import FrameTokens, WindowTransformer
 from value_models.types import Observation, ProgressBatch
-
-STATE_KEY = "observation.state"
 
 
 class WindowModel(FrozenFeatureModel):
@@ -67,11 +65,11 @@ class WindowModel(FrozenFeatureModel):
             encoder_id=encoder_id,
             num_patches=num_patches,
             feature_dim=feature_dim,
+            state_dim=state_dim,
         )
         check_sizes(num_frames=num_frames, stride=stride, hidden_dim=hidden_dim)
         self.num_frames = num_frames
         self.stride = stride
-        self.state_dim = state_dim
         self.tokens = FrameTokens(
             num_cameras=len(self.cameras),
             num_patches=num_patches,
@@ -92,7 +90,7 @@ class WindowModel(FrozenFeatureModel):
     def forward(self, batch: ProgressBatch) -> Any:
         """Embed and decode a batch of training windows, as `WindowDataset` makes them."""
         features = self.read_features(batch)
-        tokens = self.embed(features, self._state(batch, num_axes=0))
+        tokens = self.embed(features, self.read_state(batch))
         return self.decode(tokens, self.instruction(read_instructions(batch, len(tokens))))
 
     def embed(
@@ -113,8 +111,8 @@ class WindowModel(FrozenFeatureModel):
         cameras = self._frames(batch, num_axes=0)
         b, t = cameras[0].values.shape[:2]
         task = read_instructions(batch, b)
-        state = self._state(batch, num_axes=0)
-        with self._inference():
+        state = self.read_state(batch)
+        with inference(self):
             parts = []
             for i in range(0, t, FRAMES_PER_CALL):
                 cut = slice(i, i + FRAMES_PER_CALL)
@@ -137,24 +135,12 @@ class WindowModel(FrozenFeatureModel):
         """Apply the model to the newest frame of each environment and those kept of before."""
         cameras = self._frames(obs, num_axes=1)
         task = read_instructions(obs, len(cameras[0].values))
-        state = self._state(obs, num_axes=1)
-        with self._inference():
+        state = self.read_state(obs, num_axes=1)
+        with inference(self):
             features = self._encoded([c._replace(values=c.values.unsqueeze(1)) for c in cameras])
             tokens = self.embed(features, None if state is None else state.unsqueeze(1))
             window = self._history.push(tokens[:, 0])
             return read(self.decode(window, self.instruction(task)))
-
-    def _state(self, batch: ProgressBatch, *, num_axes: int) -> Tensor | None:
-        if not self.state_dim:
-            return None
-        if STATE_KEY not in batch:
-            raise KeyError(f"Expected {STATE_KEY!r}, got the keys {sorted(batch)}.")
-        state = as_tensor(batch[STATE_KEY], STATE_KEY, 3 - num_axes)
-        if state.shape[-1] != self.state_dim:
-            raise ValueError(
-                f"Expected {STATE_KEY!r} of width {self.state_dim}, got {state.shape[-1]}."
-            )
-        return state
 
 
 class WindowProgressModel(WindowModel):

@@ -114,7 +114,8 @@ class RankingModule(WindowModule):
         """Mean over windows of the pairwise logistic loss, plus the centring penalty."""
         time, length = batch["frame_index"], batch["length"]
         mask = length_mask(length, time.shape[1])
-        values = self.model(self.model.read_features(batch), batch["task"]).value
+        model: TemporalRankingModel = self.model
+        values = model(model.read_features(batch), batch["task"], model.read_state(batch)).value
         num_pairs = self.hparams["num_pairs"]
         if num_pairs is None:
             losses = pairwise_ranking_loss(values, time, mask)
