@@ -21,23 +21,22 @@ from bench_adapters import BenchAdaptersError, VectorEnv, make
 from bench_adapters.evaluate import evaluate
 from bench_adapters.record import record_dataset
 from integration_tests.pipelines import report
+from integration_tests.pipelines.demonstrations import demonstrations, policy_arguments
 from integration_tests.pipelines.profiles import PROFILES, Profile
 from integration_tests.pipelines.stages import Result, StageError, Stages
 from integration_tests.pipelines.summary import film_one_of_each, write_report
-from progress_labels.dataset import EpisodeDataset
 from progress_labels.encoders import load_encoder
 from progress_labels.episodes import LabeledEpisodes
 from progress_labels.errors import DatasetError
 from progress_labels.labels import LabelConfig, label_dataset, read_labels
 from progress_labels.plots import plot_episode
-from progress_labels.types import Episode
 from value_models.plots import plot_curves
 from value_models.progress_model import DistributionalProgressModel
 from value_models.training import fit_progress_model
 from vla_rl.algorithms.behaviour_cloning import CloneConfig, clone
 from vla_rl.algorithms.ppo import PPO
 from vla_rl.algorithms.settings import PPOConfig, Reward
-from vla_rl.data import make_chunks, state_statistics
+from vla_rl.data import make_chunks
 from vla_rl.policies.token_policy import TokenPolicy
 
 ENV_ID = "maniskill:PickCube-v1"
@@ -46,6 +45,10 @@ CHUNK = 4
 MAX_STEPS = 48  # twelve decisions; the expert needs about 25 steps
 NOISE = 0.05
 FAILURE_FRACTION = 0.2
+ACTIONS: dict[str, Any] = {
+    "action_low": [-0.4, -0.4, -0.4, -1.0],
+    "action_high": [0.4, 0.4, 0.4, 1.0],
+}
 # Episodes last about 30 frames: shorter windows and smaller slopes cut some of them into two stages
 # and some into four, and the same picture then has many values.
 LABELS = LabelConfig(window=9, alpha=1.3)
@@ -183,22 +186,11 @@ class Quickstart:
         }
 
         def work(folder: Path) -> Result:
-            recorded = EpisodeDataset(self.dataset, camera=CAMERA)
-            successes = (episode for episode in recorded if episode["success"])
+            successes = demonstrations(self.dataset, CAMERA, success=True)
             chosen = list(islice(successes, self.profile.num_cloned))
-            samples = make_chunks(map(_demonstration, chosen), chunk=CHUNK)
-            statistics = state_statistics(samples)
+            samples = make_chunks(chosen, chunk=CHUNK)
             torch.manual_seed(self.seed)
-            policy = TokenPolicy(
-                cameras=[CAMERA],
-                state_dim=samples["observation.state"].shape[-1],
-                action_dim=samples["action"].shape[-1],
-                chunk=CHUNK,
-                action_low=[-0.4, -0.4, -0.4, -1.0],
-                action_high=[0.4, 0.4, 0.4, 1.0],
-                state_mean=statistics["state_mean"],
-                state_std=statistics["state_std"],
-            )
+            policy = TokenPolicy(**policy_arguments(samples, CAMERA), **ACTIONS)
             clone(
                 policy,
                 samples,
@@ -305,16 +297,6 @@ class Quickstart:
             yield env
         finally:
             env.close()
-
-
-def _demonstration(episode: Episode) -> dict[str, Any]:
-    """Give a recorded episode LeRobot's key names."""
-    return {
-        f"observation.images.{CAMERA}": episode["frames"],
-        "observation.state": episode["state"],
-        "action": episode["action"],
-        "task": episode["task"],
-    }
 
 
 def load_policy(stage: Path) -> TokenPolicy:

@@ -104,7 +104,7 @@ def learning_curves(runs: dict[str, list[dict[str, Any]]]) -> Any:
                 continue
             x, y = np.array(points, float).T
             axis.plot(x, y, alpha=0.35, color=_colour(name))
-            axis.plot(x, _smooth(y), label=name, color=_colour(name))
+            axis.plot(x, smooth(y), label=name, color=_colour(name))
         axis.set_title(label, fontsize=10)
         axis.grid(alpha=0.3)
     for axis in axes[1]:
@@ -132,6 +132,7 @@ def _colour(name: str) -> str:
     return {"before": "#9aa7b4", "sparse": "#d08a2c"}.get(name.split(",")[0], "#2b6cb0")
 
 
-def _smooth(values: Any, window: int = 5) -> Any:
+def smooth(values: Any, window: int = 5) -> Any:
+    """Return the running mean; at both ends it is that of fewer values."""
     kernel = np.ones(min(window, len(values)))
     return np.convolve(values, kernel, "same") / np.convolve(np.ones(len(values)), kernel, "same")

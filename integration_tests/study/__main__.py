@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from bench_adapters import BenchAdaptersError
+from bench_adapters import BenchAdaptersError, SimulatorUnavailableError
 from integration_tests.pipelines.stages import StageError
 from integration_tests.study.claims import CLAIMS
 from integration_tests.study.design import PROFILES, Run
@@ -52,7 +52,10 @@ def _do(run: Run, records: Records, out: Path, profile: str) -> None:
     if run.name in records.results():
         return
     lab = Lab(out, PROFILES[profile], run.seed)
-    records.add(run, lambda: KINDS[run.kind](lab, **dict(run.options)))
+    try:
+        records.add(run, lambda: KINDS[run.kind](lab, **dict(run.options)))
+    except SimulatorUnavailableError as error:
+        print(f"{run.name} is left out: {error}", flush=True)
 
 
 def _shard(text: str) -> tuple[int, int]:

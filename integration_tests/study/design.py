@@ -4,6 +4,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+from integration_tests.pipelines.profiles import Profile as QuickstartProfile
+
 Result = dict[str, Any]
 Verdict = Literal["holds", "holds in direction", "undecided", "does not hold", "not run"]
 
@@ -14,62 +16,83 @@ class Profile:
 
     seeds: Sequence[int]
     """Seeds that are reported; settings were chosen on others."""
-    num_demonstrations: int
-    value_epochs: int
-    num_cloned: int
-    clone_epochs: int
-    num_updates: int
-    episodes_per_update: int
+    base: QuickstartProfile
+    """Of recordings, value models, cloning, fine-tuning and evaluations in distribution."""
     num_rounds: int
     """Of SPIRAL."""
     num_task_episodes: int
     """Recorded of each of the ten tasks."""
     num_steps: int
     """Gradient steps of a reward model on them."""
-    num_evaluated: int
-    """Episodes of an evaluation in distribution."""
     num_shifted: int
     """Episodes of an evaluation under each shift."""
-    num_envs: int
-    num_workers: int
+    calvin: QuickstartProfile
+    """The same of CALVIN, which is slower; episodes of an evaluation are chains."""
 
     def sizes(self) -> dict[str, Any]:
-        """Return all but the seeds, for the settings of what is made."""
-        return {key: value for key, value in asdict(self).items() if key != "seeds"}
+        """Return all but the seeds and CALVIN's, for the settings of what is made."""
+        own = ("num_rounds", "num_task_episodes", "num_steps", "num_shifted")
+        return {**asdict(self.base), **{name: getattr(self, name) for name in own}}
 
 
 PROFILES = {
     "full": Profile(
         seeds=(0, 1, 2, 3, 4),
-        num_demonstrations=300,
-        value_epochs=20,
-        num_cloned=30,
-        clone_epochs=60,
-        num_updates=30,
-        episodes_per_update=96,
+        base=QuickstartProfile(
+            num_demonstrations=300,
+            value_epochs=20,
+            num_cloned=30,
+            clone_epochs=60,
+            num_updates=30,
+            episodes_per_update=96,
+            num_evaluated=100,
+            num_envs=16,
+            num_workers=2,
+        ),
         num_rounds=3,
         num_task_episodes=80,
         num_steps=1500,
-        num_evaluated=100,
         num_shifted=50,
-        num_envs=16,
-        num_workers=2,
+        calvin=QuickstartProfile(
+            num_demonstrations=60,
+            value_epochs=5,
+            num_cloned=48,
+            clone_epochs=20,
+            num_updates=8,
+            episodes_per_update=48,
+            num_evaluated=30,
+            num_envs=2,
+            num_workers=2,
+        ),
     ),
     "ci": Profile(
         seeds=(0,),
-        num_demonstrations=12,
-        value_epochs=1,
-        num_cloned=6,
-        clone_epochs=1,
-        num_updates=1,
-        episodes_per_update=8,
+        base=QuickstartProfile(
+            num_demonstrations=12,
+            value_epochs=1,
+            num_cloned=6,
+            clone_epochs=1,
+            num_updates=1,
+            episodes_per_update=8,
+            num_evaluated=4,
+            num_envs=2,
+            num_workers=0,  # the renderer's shaders, compiled once per process, take longest
+        ),
         num_rounds=1,
         num_task_episodes=10,
         num_steps=5,
-        num_evaluated=4,
         num_shifted=2,
-        num_envs=2,
-        num_workers=0,  # the renderer's shaders, compiled once per process, take longest
+        calvin=QuickstartProfile(
+            num_demonstrations=6,
+            value_epochs=1,
+            num_cloned=4,
+            clone_epochs=1,
+            num_updates=1,
+            episodes_per_update=2,
+            num_evaluated=2,
+            num_envs=1,
+            num_workers=1,
+        ),
     ),
 }
 

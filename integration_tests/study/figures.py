@@ -9,6 +9,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 
+from integration_tests.pipelines.report import smooth
 from integration_tests.study.design import Result
 from integration_tests.study.lab import curve_of
 from integration_tests.study.statistics import interval_of_mean
@@ -21,8 +22,7 @@ def learning_curves(groups: Mapping[str, Mapping[int, Result]]) -> Any:
     figure, axis = plt.subplots(figsize=(8, 4.2))
     for colour, (name, group) in zip(COLOURS, groups.items(), strict=False):
         rows = [
-            (curve_of(r["curve"], "episodes"), _smooth(curve_of(r["curve"])))
-            for r in group.values()
+            (curve_of(r["curve"], "episodes"), smooth(curve_of(r["curve"]))) for r in group.values()
         ]
         for x, y in rows:
             axis.plot(x, y, color=colour, alpha=0.2, lw=1)
@@ -100,8 +100,3 @@ def _bar(
     axis.bar(x, mean, width, color=colour, alpha=0.8, label=label)
     axis.plot([x, x], [low, high], color="#1d2733", lw=2)
     axis.plot([x] * len(values), values, ".", color="#1d2733", ms=4, alpha=0.6)
-
-
-def _smooth(values: Any, window: int = 5) -> Any:
-    kernel = np.ones(min(window, len(values)))
-    return np.convolve(values, kernel, "same") / np.convolve(np.ones(len(values)), kernel, "same")

@@ -14,7 +14,6 @@ from torch import Tensor
 
 from bench_adapters import VectorEnv, make
 from bench_adapters.evaluate import evaluate
-from integration_tests.pipelines.profiles import Profile as QuickstartProfile
 from integration_tests.pipelines.quickstart import (
     CAMERA,
     ENV_ID,
@@ -117,19 +116,8 @@ class Lab:
 
     def base(self) -> Quickstart:
         """Record, label, and clone a policy."""
-        profile = QuickstartProfile(
-            num_demonstrations=self.profile.num_demonstrations,
-            value_epochs=self.profile.value_epochs,
-            num_cloned=self.profile.num_cloned,
-            clone_epochs=self.profile.clone_epochs,
-            num_updates=self.profile.num_updates,
-            episodes_per_update=self.profile.episodes_per_update,
-            num_evaluated=self.profile.num_evaluated,
-            num_envs=self.profile.num_envs,
-            num_workers=self.profile.num_workers,
-        )
         with self.alone("base"):
-            job = Quickstart(profile, self.stages("base"), FIRST_SEED + self.seed)
+            job = Quickstart(self.profile.base, self.stages("base"), FIRST_SEED + self.seed)
             job.record()
             job.label()
             job.clone()
@@ -146,7 +134,7 @@ class Lab:
 
     def value_model(self, target: str) -> tuple[DistributionalProgressModel, Result]:
         """Return Feat2Go's value model trained on a target, and its held-out scores."""
-        settings: dict[str, Any] = {"max_epochs": self.profile.value_epochs, "seed": self.seed}
+        settings: dict[str, Any] = {"max_epochs": self.profile.base.value_epochs, "seed": self.seed}
         encoder = load_encoder("offline")
 
         def work(folder: Path) -> Result:
@@ -169,8 +157,8 @@ class Lab:
     def env(self, shift: str | None = None, **overrides: Any) -> Iterator[VectorEnv]:
         """Build PickCube, perhaps under a shift, and close it."""
         options: dict[str, Any] = {
-            "num_envs": self.profile.num_envs,
-            "num_workers": self.profile.num_workers,
+            "num_envs": self.profile.base.num_envs,
+            "num_workers": self.profile.base.num_workers,
             "cameras": [CAMERA],
             "max_episode_steps": MAX_STEPS,
             **overrides,
@@ -190,7 +178,7 @@ class Lab:
         scores: Result = {}
         for shift in [None, *(SHIFTS if shifted else [])]:
             name = shift or "in_distribution"
-            num = self.profile.num_shifted if shift else self.profile.num_evaluated
+            num = self.profile.num_shifted if shift else self.profile.base.num_evaluated
             with self.env(shift, ignore_terminations=True) as env:
                 result = evaluate(
                     policy,
@@ -227,6 +215,7 @@ def fine_tune(
     train: Callable[[Path], Any],
     *,
     shifted: bool = False,
+    evaluate: Callable[[Any, Path], Result] | None = None,
 ) -> Result:
     """Train a policy and evaluate it, each once.
 
@@ -237,6 +226,7 @@ def fine_tune(
         train: Trains in a folder that also gets ``metrics.csv`` and returns the policy; called
             again after an interruption or to evaluate, it goes on from what it finds there.
         shifted: Evaluate under the shifts, too.
+        evaluate: Returns the scores of a policy; those on PickCube when None.
 
     Returns:
         ``curve``, rows of ``metrics.csv``, and ``after``, the scores.
@@ -246,9 +236,37 @@ def fine_tune(
     def work(folder: Path) -> Result:
         policy = train(folder)
         rows = _read_metrics(folder / "metrics.csv")
-        return {"curve": rows, "after": lab.evaluate(policy, folder, shifted=shifted)}
+        scores = evaluate or (lambda p, f: lab.evaluate(p, f, shifted=shifted))
+        return {"curve": rows, "after": scores(policy, folder)}
 
     return stages.run("finetune", {**settings, "profile": lab.profile.sizes()}, work)
+
+
+def improve(
+    lab: Lab,
+    algorithm: Any,
+    config: Any,
+    policy: Callable[[], Any],
+    progress_model: Callable[[], Any],
+) -> Callable[[Path], Any]:
+    """Return what `fine_tune` calls to train by PPO, GRPO or RFTF.
+
+    Args:
+        lab: Of the seed.
+        algorithm: Class.
+        config: Its settings.
+        policy: Returns the policy to improve.
+        progress_model: Returns the progress model, or None.
+    """
+
+    def train(folder: Path) -> Any:
+        improved, model = policy(), progress_model()
+        with lab.env() as env:
+            learner = algorithm(improved, env, config, out_dir=folder, progress_model=model)
+            learner.fit(lab.profile.base.num_updates)
+        return improved
+
+    return train
 
 
 def curve_of(rows: Sequence[dict[str, Any]], key: str = "success_once") -> Any:

@@ -1,5 +1,6 @@
 """RFTF's value model: trained on the order of frames, looked at where attempts fail."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,49 +38,57 @@ FRAMES_AFTER = 5
 
 def ranking(lab: Lab) -> Result:
     """Train on the order of frames; return accuracies by epoch and what curves do at drops."""
-    encoder = load_encoder("offline")
 
     def work(folder: Path) -> Result:
-        data = ProgressDataModule(
-            episodes=lab.episodes(),
-            encoder=encoder,
-            camera=CAMERA,
-            windows=WINDOWS,
-            batch_size=64,
-            seed=lab.seed,
-        )
-        data.setup()
-        lightning.seed_everything(lab.seed, verbose=False)
-        module = RankingModule(
-            camera=CAMERA,
-            encoder_id=data.encoder_id,
-            num_patches=data.num_patches,
-            feature_dim=data.feature_dim,
-            lr=3e-3,
-            seed=lab.seed,
-        )
-        accuracies: list[float] = []
-        trainer = Trainer(
-            max_epochs=NUM_EPOCHS,
-            accelerator="cpu",
-            logger=False,
-            enable_checkpointing=False,
-            enable_model_summary=False,
-            num_sanity_val_steps=0,
-            callbacks=[_AfterEpoch(data.val_episodes, accuracies)],
-        )
-        trainer.fit(module, data)
-        model = module.model.eval()
-        model.save_pretrained(folder / "model")
-        model.attach_encoder(encoder)
-        falls = _falls(lab, model, folder / "drops")
-        return {
-            "order_accuracy": accuracies,
-            "held_out": len(data.val_episodes),
-            **falls,
-        }
+        model, result = train_ranking(lab.episodes(), camera=CAMERA, seed=lab.seed, folder=folder)
+        return {**result, **_falls(lab, model, folder / "drops")}
 
     return lab.stages("ranking").run("fit", lab.profile.sizes(), work)
+
+
+def train_ranking(
+    episodes: Sequence[dict[str, Any]],
+    *,
+    camera: str,
+    seed: int,
+    folder: Path,
+    num_epochs: int = NUM_EPOCHS,
+) -> tuple[TemporalRankingModel, Result]:
+    """Train RFTF's value model and keep it in ``folder / "model"``.
+
+    Returns:
+        The model, ready for frames, and ``order_accuracy`` of held-out episodes by epoch with their
+        number, ``held_out``.
+    """
+    encoder = load_encoder("offline")
+    data = ProgressDataModule(
+        episodes=episodes, encoder=encoder, camera=camera, windows=WINDOWS, batch_size=64, seed=seed
+    )
+    data.setup()
+    lightning.seed_everything(seed, verbose=False)
+    module = RankingModule(
+        camera=camera,
+        encoder_id=data.encoder_id,
+        num_patches=data.num_patches,
+        feature_dim=data.feature_dim,
+        lr=3e-3,
+        seed=seed,
+    )
+    accuracies: list[float] = []
+    trainer = Trainer(
+        max_epochs=num_epochs,
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        callbacks=[_AfterEpoch(camera, data.val_episodes, accuracies)],
+    )
+    trainer.fit(module, data)
+    model = module.model.eval()
+    model.save_pretrained(folder / "model")
+    result = {"order_accuracy": accuracies, "held_out": len(data.val_episodes)}
+    return model.attach_encoder(encoder), result
 
 
 def fit_ranking_model(lab: Lab) -> TemporalRankingModel:
@@ -93,15 +102,15 @@ def fit_ranking_model(lab: Lab) -> TemporalRankingModel:
 class _AfterEpoch(lightning.Callback):
     """Takes the order accuracy of held-out episodes after every epoch."""
 
-    def __init__(self, episodes: Any, accuracies: list[float]) -> None:
-        self.episodes, self.accuracies = episodes, accuracies
+    def __init__(self, camera: str, episodes: Any, accuracies: list[float]) -> None:
+        self.camera, self.episodes, self.accuracies = camera, episodes, accuracies
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
         pl_module.model.eval()
         scores = []
         for episode in self.episodes:
             batch = {
-                f"observation.features.{CAMERA}": episode.features[None],
+                f"observation.features.{self.camera}": episode.features[None],
                 "task": [episode.task],
             }
             values = pl_module.model.compute_progress(batch)[0]
@@ -115,12 +124,12 @@ def _falls(lab: Lab, model: TemporalRankingModel, root: Path) -> Result:
     record_dataset(
         ENV_ID,
         root,
-        num_episodes=max(4, lab.profile.num_evaluated // 2),
+        num_episodes=max(4, lab.profile.base.num_evaluated // 2),
         seed=RECORD_SEEDS + (FIRST_SEED + lab.seed) * SEED_STRIDE + SEED_STRIDE // 2,
         noise=NOISE,
         failure_fraction=1.0,
         perturbations=["drop"],
-        num_workers=lab.profile.num_workers,
+        num_workers=lab.profile.base.num_workers,
         env_kwargs={"cameras": [CAMERA], "max_episode_steps": MAX_STEPS},
     )
     fell = num = 0

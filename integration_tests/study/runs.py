@@ -1,20 +1,23 @@
 """How each kind of run is done. A function here is called with a lab and the run's options."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from integration_tests.pipelines.quickstart import CAMERA, CHUNK
+import torch
+
+from integration_tests.pipelines.demonstrations import demonstrations, policy_arguments
+from integration_tests.pipelines.quickstart import ACTIONS, CAMERA, CHUNK
 from integration_tests.study.ablation import ablation
-from integration_tests.study.demonstrations import demonstrations, mixture, policy_arguments
+from integration_tests.study.calvin import calvin
 from integration_tests.study.design import Result
-from integration_tests.study.lab import Constant, Lab, Shuffled, fine_tune
+from integration_tests.study.lab import Constant, Lab, Shuffled, fine_tune, improve
 from integration_tests.study.ranking import fit_ranking_model, ranking
 from integration_tests.study.spiral import spiral
-from vla_rl.algorithms.behaviour_cloning import BehaviourCloning, CloneConfig
+from vla_rl.algorithms.behaviour_cloning import BehaviourCloning, CloneConfig, clone
 from vla_rl.algorithms.grpo import GRPO
 from vla_rl.algorithms.ppo import PPO
 from vla_rl.algorithms.rabc import RABC, RABCConfig
@@ -52,77 +55,59 @@ def ppo(lab: Lab, *, reward: str, control: str = "none") -> Result:
         control: ``none``; ``mean`` or ``shuffled`` values in place of those of the model.
     """
     target = reward if reward in ("steps_to_go", "time_fraction") else "feat2go"
-    paid = "feat2go" if target != "feat2go" else reward
     config = PPOConfig(
-        reward=paid,  # type: ignore[arg-type]  # one of its literals
+        reward="feat2go" if target != "feat2go" else reward,  # type: ignore[arg-type]
         bootstrap_time_limit=False,  # success counts within the budget of steps, or not at all
-        episodes_per_update=lab.profile.episodes_per_update,
-        seed=lab.seed,
-        seed_start=lab.train_seed,
+        **_common(lab),
     )
 
-    def train(folder: Path) -> TokenPolicy:
-        model: Any = None
-        if paid != "sparse":
-            model, scores = lab.value_model(target)
-            if control == "mean":
-                model = Constant(scores["final_progress_failure"])
-            elif control == "shuffled":
-                model = Shuffled(model)
-        policy = lab.policy()
-        with lab.env() as env:
-            PPO(policy, env, config, out_dir=folder, progress_model=model).fit(
-                lab.profile.num_updates
-            )
-        return policy
+    def progress_model() -> Any:
+        if config.reward == "sparse":
+            return None
+        model, scores = lab.value_model(target)
+        if control == "mean":
+            return Constant(scores["final_progress_failure"])
+        return Shuffled(model) if control == "shuffled" else model
 
     name = f"ppo-{reward}" + ("" if control == "none" else f"-{control}")
     settings = {**asdict(config), "target": target, "control": control}
     shifted = control == "none" and reward in ("feat2go", "steps_to_go", "time_fraction")
+    train = improve(lab, PPO, config, lab.policy, progress_model)
     return fine_tune(lab, name, settings, train, shifted=shifted)
 
 
 def rftf(lab: Lab, *, shaping: str) -> Result:
     """Fine-tune by RFTF with (``dense``) or without (``sparse``) the rise of a ranking model."""
     config = RFTFConfig(
-        episodes_per_update=lab.profile.episodes_per_update,
         shaping=shaping == "dense",
         eta_success=1.0,  # the paper's 0.25 balances a policy that succeeds in 80 % of episodes
-        seed=lab.seed,
-        seed_start=lab.train_seed,
+        **_common(lab),
     )
-
-    def train(folder: Path) -> TokenPolicy:
-        policy = lab.policy()
-        model = fit_ranking_model(lab) if config.shaping else None
-        with lab.env() as env:
-            RFTF(policy, env, config, out_dir=folder, progress_model=model).fit(
-                lab.profile.num_updates
-            )
-        return policy
-
+    train = improve(
+        lab, RFTF, config, lab.policy, lambda: fit_ranking_model(lab) if config.shaping else None
+    )
     return fine_tune(lab, f"rftf-{shaping}", asdict(config), train)
 
 
 def grpo(lab: Lab, *, reward: str, begin: str) -> Result:
     """Fine-tune by GRPO from the cloned policy or from a ``weak`` one that hardly ever succeeds."""
-    config = GRPOConfig(
-        reward=reward,  # type: ignore[arg-type]  # one of its literals
-        episodes_per_update=lab.profile.episodes_per_update,
-        seed=lab.seed,
-        seed_start=lab.train_seed,
+    config = GRPOConfig(reward=reward, **_common(lab))  # type: ignore[arg-type]
+    train = improve(
+        lab,
+        GRPO,
+        config,
+        lab.policy if begin == "clone" else lambda: _weak_policy(lab),
+        lambda: lab.value_model("feat2go")[0] if reward == "feat2go" else None,
     )
-
-    def train(folder: Path) -> TokenPolicy:
-        policy = lab.policy() if begin == "clone" else _weak_policy(lab)
-        model = lab.value_model("feat2go")[0] if reward == "feat2go" else None
-        with lab.env() as env:
-            GRPO(policy, env, config, out_dir=folder, progress_model=model).fit(
-                lab.profile.num_updates
-            )
-        return policy
-
     return fine_tune(lab, f"grpo-{reward}-{begin}", asdict(config), train)
+
+
+def _common(lab: Lab) -> dict[str, Any]:
+    return {
+        "episodes_per_update": lab.profile.base.episodes_per_update,
+        "seed": lab.seed,
+        "seed_start": lab.train_seed,
+    }
 
 
 def cloning(lab: Lab, *, method: str, degraded: float) -> Result:
@@ -133,21 +118,20 @@ def cloning(lab: Lab, *, method: str, degraded: float) -> Result:
         method: ``bc`` or ``rabc``.
         degraded: Share of failed attempts among the demonstrations.
     """
-    epochs = lab.profile.clone_epochs
-    common: dict[str, Any] = {"num_epochs": epochs, "seed": lab.seed}
+    common: dict[str, Any] = {"num_epochs": lab.profile.base.clone_epochs, "seed": lab.seed}
     weighed, alike = RABCConfig(**common, kappa=KAPPA), CloneConfig(**common)
-    num = min(NUM_DEMONSTRATIONS, lab.profile.num_demonstrations // 2)
+    num = min(NUM_DEMONSTRATIONS, lab.profile.base.num_demonstrations // 2)
 
     def train(folder: Path) -> TokenPolicy:
         model, _ = lab.value_model("feat2go")
-        episodes = list(mixture(lab, num, degraded))
+        episodes = list(_mixture(lab, num, degraded))
         for episode in episodes:
             batch = {**episode, "task": [episode["task"]]}
             image = f"observation.images.{CAMERA}"
             batch[image] = episode[image][None]
             episode["progress"] = model.compute_progress(batch)[0]
         samples = make_chunks(episodes, chunk=CHUNK)
-        policy = TokenPolicy(**policy_arguments(lab, samples))
+        policy = _small_policy(lab, samples)
         if method == "rabc":
             learner: BehaviourCloning = RABC(policy, samples, weighed, out_dir=folder)
         else:
@@ -161,15 +145,28 @@ def cloning(lab: Lab, *, method: str, degraded: float) -> Result:
     return fine_tune(lab, name, {**asdict(weighed), "num": num}, train)
 
 
+def _mixture(lab: Lab, num: int, degraded: float) -> Iterable[dict[str, Any]]:
+    """Yield ``num`` attempts of which a share failed."""
+    dataset, failures = lab.base().dataset, round(num * degraded)
+    yield from islice(demonstrations(dataset, CAMERA, success=True), num - failures)
+    yield from islice(demonstrations(dataset, CAMERA, success=False), failures)
+
+
 def _weak_policy(lab: Lab) -> TokenPolicy:
-    num = min(WEAK_DEMONSTRATIONS, lab.profile.num_cloned)
-    samples = make_chunks(islice(demonstrations(lab, success=True), num), chunk=CHUNK)
-    policy = TokenPolicy(**policy_arguments(lab, samples))
-    config = CloneConfig(num_epochs=min(WEAK_EPOCHS, lab.profile.clone_epochs), seed=lab.seed)
-    learner = BehaviourCloning(policy, samples, config, out_dir=lab.out / f"weak-seed{lab.seed}")
-    learner.fit()
+    num = min(WEAK_DEMONSTRATIONS, lab.profile.base.num_cloned)
+    chosen = islice(demonstrations(lab.base().dataset, CAMERA, success=True), num)
+    samples = make_chunks(chosen, chunk=CHUNK)
+    policy = _small_policy(lab, samples)
+    num_epochs = min(WEAK_EPOCHS, lab.profile.base.clone_epochs)
+    config = CloneConfig(num_epochs=num_epochs, seed=lab.seed)
+    clone(policy, samples, config, out_dir=lab.out / f"weak-seed{lab.seed}")
     policy.eval()
     return policy
+
+
+def _small_policy(lab: Lab, samples: dict[str, Any]) -> TokenPolicy:
+    torch.manual_seed(lab.seed)
+    return TokenPolicy(**policy_arguments(samples, CAMERA), **ACTIONS)
 
 
 KINDS: Mapping[str, Callable[..., Result]] = MappingProxyType(
@@ -182,5 +179,6 @@ KINDS: Mapping[str, Callable[..., Result]] = MappingProxyType(
         "ranking": ranking,
         "ablation": ablation,
         "spiral": spiral,
+        "calvin": calvin,
     }
 )

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import lightning
+import torch
 from lightning import Trainer
 
-from integration_tests.pipelines.quickstart import CAMERA, CHUNK
-from integration_tests.study.demonstrations import demonstrations, policy_arguments
+from integration_tests.pipelines.demonstrations import demonstrations, policy_arguments
+from integration_tests.pipelines.quickstart import ACTIONS, CAMERA, CHUNK
 from integration_tests.study.design import Result
 from integration_tests.study.lab import Lab, fine_tune
 from progress_labels.encoders import load_encoder
@@ -21,7 +22,7 @@ from value_models.stage_modules import GatedModule, PrimitiveModule
 from value_models.window_model import RewindRegressor
 from value_models.window_modules import RewindModule, WindowModule
 from value_models.windows import WindowSpec
-from vla_rl.algorithms.behaviour_cloning import BehaviourCloning, CloneConfig
+from vla_rl.algorithms.behaviour_cloning import CloneConfig, clone
 from vla_rl.algorithms.settings import SpiralConfig
 from vla_rl.algorithms.spiral import Spiral
 from vla_rl.data import make_chunks
@@ -66,7 +67,7 @@ def spiral(lab: Lab, *, reward: str) -> Result:
         reward: ``sarm2``, ``single_head`` or ``sparse``; ``none`` evaluates the frozen policy.
     """
     config = SpiralConfig(
-        episodes_per_round=lab.profile.episodes_per_update,
+        episodes_per_round=lab.profile.base.episodes_per_update,
         dense=reward in ("sarm2", "single_head"),
         seed=lab.seed,
         seed_start=lab.train_seed,
@@ -93,19 +94,19 @@ def spiral(lab: Lab, *, reward: str) -> Result:
 
 
 def _frozen_policy(lab: Lab) -> GaussianPolicy:
-    samples = make_chunks(
-        islice(demonstrations(lab, success=True), lab.profile.num_cloned), chunk=CHUNK
-    )
-    policy = GaussianPolicy(**policy_arguments(lab, samples), hidden_dim=FEATURE_DIM)
-    config = CloneConfig(num_epochs=lab.profile.clone_epochs, seed=lab.seed)
-    BehaviourCloning(policy, samples, config, out_dir=lab.out / f"gaussian-seed{lab.seed}").fit()
+    successes = demonstrations(lab.base().dataset, CAMERA, success=True)
+    samples = make_chunks(islice(successes, lab.profile.base.num_cloned), chunk=CHUNK)
+    torch.manual_seed(lab.seed)
+    policy = GaussianPolicy(**policy_arguments(samples, CAMERA), **ACTIONS, hidden_dim=FEATURE_DIM)
+    config = CloneConfig(num_epochs=lab.profile.base.clone_epochs, seed=lab.seed)
+    clone(policy, samples, config, out_dir=lab.out / f"gaussian-seed{lab.seed}")
     return policy.eval()
 
 
 def _reward_model(lab: Lab, name: str) -> GatedValueModel | RewindRegressor:
     """Train a reward model on the seed's recording, once."""
     encoder = load_encoder("offline")
-    settings = {"epochs": lab.profile.value_epochs, **lab.profile.sizes()}
+    settings = {"epochs": lab.profile.base.value_epochs, **lab.profile.sizes()}
 
     def work(folder: Path) -> Result:
         data = ProgressDataModule(
@@ -148,7 +149,7 @@ def _train(lab: Lab, data: ProgressDataModule, cls: type[WindowModule], **option
         **options,
     )
     trainer = Trainer(
-        max_epochs=lab.profile.value_epochs,
+        max_epochs=lab.profile.base.value_epochs,
         accelerator="cpu",
         logger=False,
         enable_checkpointing=False,

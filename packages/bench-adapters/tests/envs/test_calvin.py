@@ -308,3 +308,19 @@ def test_challenge_refuses_impossible_shards(tmp_path: Path) -> None:
             )
     with pytest.raises(ValueError, match="at least one file"):
         summarize_challenge([])
+
+
+@needs_clone
+def test_an_episode_of_one_drawn_subtask_ends_when_it_is_solved() -> None:
+    env = make("D", cameras=(), subtasks=("turn_on_led", "turn_off_led"), chain_length=1)
+    try:
+        assert env.max_episode_steps == 360
+        tasks = set()
+        for seed in range(3):
+            chunks, _ = play(env, seed, 1)
+            tasks.update(env.chain.tasks)
+            assert sum(chunk.reward.sum() for chunk in chunks) == 1
+            assert sum(chunk.terminated.sum() for chunk in chunks) == 1
+        assert tasks == {"turn_on_led", "turn_off_led"}
+    finally:
+        env.close()

@@ -3,12 +3,14 @@ import hashlib
 import numpy as np
 import pytest
 
+from bench_adapters.envs.calvin_chains import Chains
 from bench_adapters.functional.calvin_sequences import (
     CHAIN_LENGTH,
     SUBTASKS,
     Chain,
     chain_digest,
     chain_for_seed,
+    chain_of,
     generate_chains,
     initial_states,
     is_chain,
@@ -82,6 +84,14 @@ def test_a_seed_gives_one_chain_and_fixed_tasks_a_state_for_them() -> None:
     assert fixed.state["drawer"] == "closed"
 
 
+def test_chains_of_some_subtasks_can_be_done_from_their_state() -> None:
+    some = ("open_drawer", "turn_on_led", "move_slider_left", "push_red_block_left")
+    chains = [chain_of(seed, some, 2) for seed in range(50)]
+    assert chains == [chain_of(seed, some, 2) for seed in range(50)]
+    assert {task for chain in chains for task in chain.tasks} == set(some)
+    assert all(is_chain(chain.state, chain.tasks) and len(chain.tasks) == 2 for chain in chains)
+
+
 def test_digest_depends_on_order() -> None:
     chain = Chain({"led": 0, "slider": "left"}, ("open_drawer",))
     text = b'[[{"led":0,"slider":"left"},["open_drawer"]]]'
@@ -105,6 +115,9 @@ def test_seed_and_poses_of_the_first_state() -> None:
         (lambda: generate_chains(0), r"positive `num_sequences`, got 0"),
         (lambda: successors(FIRST_STATE, "dance"), r"unknown CALVIN subtask 'dance'"),
         (lambda: chain_for_seed(0, []), r"got \[\]"),
+        (lambda: chain_of(0, ["open_drawer"], 2), r"`chain_length` 2, got \['open_drawer'\]; name"),
+        (lambda: chain_of(0, ["unstack_block"], 1), r"got \['unstack_block'\]"),
+        (lambda: Chains(["open_drawer"], length=1), r"alone, got `subtasks` None and .* 1 beside"),
         (lambda: chain_for_seed(0, ["open_drawer", "open_drawer"]), r"got \['open_drawer', "),
     ],
 )

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench_adapters.envs.base import EnvChunk, Expert
-from bench_adapters.envs.calvin_chains import official_chains
+from bench_adapters.envs.calvin_chains import Chains
 from bench_adapters.envs.calvin_clone import (
     SCENES,
     build_simulator,
@@ -27,11 +27,7 @@ from bench_adapters.envs.calvin_clone import (
 from bench_adapters.envs.calvin_expert import CalvinExpert
 from bench_adapters.errors import BenchAdaptersError
 from bench_adapters.functional.calvin_oracle import is_solved
-from bench_adapters.functional.calvin_sequences import (
-    NUM_SEQUENCES,
-    Chain,
-    chain_for_seed,
-)
+from bench_adapters.functional.calvin_sequences import Chain
 from bench_adapters.functional.calvin_states import HOME_ROBOT_OBS, initial_scene_obs
 from bench_adapters.specs import ActionSpec, end_effector_spec
 
@@ -94,6 +90,8 @@ class CalvinEnvironment:
             pictures differ too much for a checkpoint's score to mean anything.
         cameras: Those to render, once per chunk; none for states only.
         tasks: The same subtasks in every episode in place of the challenge's chains.
+        subtasks: Draw chains of these only, by the episode's seed.
+        chain_length: Subtasks of an episode; 1 for single instructions, as in fine-tuning.
         subtask_steps: Steps per subtask.
 
     Raises:
@@ -117,6 +115,8 @@ class CalvinEnvironment:
         renderer: str = "egl",
         cameras: Sequence[str] = ("static", "gripper"),
         tasks: Sequence[str] | None = None,
+        subtasks: Sequence[str] | None = None,
+        chain_length: int | None = None,
         subtask_steps: int = SUBTASK_STEPS,
     ) -> None:
         _require(name, "name", SCENES)
@@ -126,13 +126,12 @@ class CalvinEnvironment:
             _require(camera, "cameras", tuple(CAMERAS))
         if subtask_steps < 1:
             raise ValueError(f"Expected positive `subtask_steps`, got {subtask_steps}.")
-        self._tasks = None if tasks is None else tuple(tasks)
-        length = 5 if self._tasks is None else len(chain_for_seed(0, self._tasks).tasks)
+        self._chains = Chains(tasks, subtasks=subtasks, length=chain_length)
         clone = find_clone(root)
         self.env_id = f"calvin:{name}"
         self.scene = name
         self.fps = 30
-        self.max_episode_steps = length * subtask_steps
+        self.max_episode_steps = self._chains.length * subtask_steps
         self._subtask_steps = subtask_steps
         self._relative = actions == "relative"
         self._cameras = tuple(cameras)
@@ -187,10 +186,7 @@ class CalvinEnvironment:
         Returns:
             The first observation, unbatched.
         """
-        if self._tasks is None and seed < NUM_SEQUENCES:
-            self.chain = official_chains()[seed]
-        else:
-            self.chain = chain_for_seed(seed, self._tasks)
+        self.chain = self._chains.for_seed(seed)
         scene_obs = initial_scene_obs(self.chain.state)
         self._load()
         self.sim.scene.reset(scene_obs_for(self.sim, self.scene, scene_obs))

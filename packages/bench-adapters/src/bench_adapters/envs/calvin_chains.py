@@ -1,22 +1,70 @@
-"""The official CALVIN chains, generated once per user."""
+"""Which chain of CALVIN's subtasks an episode is; the official ones, generated once per user."""
 
 import contextlib
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from bench_adapters._files import replacing
 from bench_adapters.functional.calvin_sequences import (
+    CHAIN_LENGTH,
     NUM_SEQUENCES,
     OFFICIAL_DIGEST,
+    SUBTASKS,
     Chain,
     chain_digest,
+    chain_for_seed,
+    chain_of,
     generate_chains,
 )
 
-__all__ = ["cache_path", "official_chains"]
+__all__ = ["Chains", "cache_path", "official_chains"]
 
 _loaded: dict[Path, list[Chain]] = {}
+
+
+class Chains:
+    """Chains by seed: the challenge's, a fixed one, or ones drawn of some subtasks.
+
+    Args:
+        tasks: A fixed chain.
+        subtasks: Draw chains of these; of all when None and ``length`` is given.
+        length: Subtasks per chain.
+
+    Attributes:
+        length: Subtasks per chain.
+
+    Raises:
+        ValueError: If a fixed chain has other arguments beside it, or there is no such chain.
+    """
+
+    def __init__(
+        self,
+        tasks: Sequence[str] | None = None,
+        *,
+        subtasks: Sequence[str] | None = None,
+        length: int | None = None,
+    ) -> None:
+        if tasks is not None and not (subtasks is None and length is None):
+            raise ValueError(
+                f"Expected `tasks`, a fixed chain, alone, got `subtasks` {subtasks!r} and "
+                f"`chain_length` {length!r} beside it."
+            )
+        self._tasks = None if tasks is None else tuple(tasks)
+        self._official = tasks is None and subtasks is None and length is None
+        self._subtasks = tuple(SUBTASKS if subtasks is None else subtasks)
+        self.length = CHAIN_LENGTH if length is None else length
+        if not self._official:
+            self.length = len(self.for_seed(0).tasks)
+
+    def for_seed(self, seed: int) -> Chain:
+        """Return the chain of an episode; the challenge's are seeds 0 to 999."""
+        if self._tasks is not None:
+            return chain_for_seed(seed, self._tasks)
+        if not self._official:
+            return chain_of(seed, self._subtasks, self.length)
+        return official_chains()[seed] if seed < NUM_SEQUENCES else chain_for_seed(seed)
 
 
 def cache_path() -> Path:

@@ -21,6 +21,7 @@ __all__ = [
     "SymbolicState",
     "chain_digest",
     "chain_for_seed",
+    "chain_of",
     "generate_chains",
     "initial_states",
     "is_chain",
@@ -33,6 +34,8 @@ NUM_SEQUENCES = 1000
 """Chains of the official evaluation."""
 OFFICIAL_DIGEST = "604957a8a2d3102941b278df07df4950bc41f340ed959077b20467d5f692318a"
 """`chain_digest` of the official chains."""
+MAX_DRAWS = 10_000
+"""After which `chain_of` takes a chain to be impossible."""
 
 SymbolicState = dict[str, int | str]
 """``led``, ``lightbulb``, ``grasped``: 0 or 1; ``slider``: left, right; ``drawer``: open, closed;
@@ -277,6 +280,31 @@ def chain_for_seed(seed: int, tasks: Sequence[str] | None = None) -> Chain:
             f"Expected `tasks` that follow on each other from an initial state, got {list(tasks)}."
         )
     return Chain(possible[rng.integers(len(possible))], tuple(tasks))
+
+
+def chain_of(seed: int, subtasks: Sequence[str], length: int) -> Chain:
+    """Return a chain of some subtasks only, such as single ones for reinforcement learning.
+
+    Args:
+        seed: Chooses subtasks and initial state.
+        subtasks: Those that may be drawn, all as likely as the rules allow.
+        length: Of the chain.
+
+    Raises:
+        ValueError: If ``subtasks`` names something unknown, or no such chain was found.
+    """
+    rng = np.random.default_rng(seed)
+    states = initial_states()
+    if 1 <= length <= len(subtasks):
+        for _ in range(MAX_DRAWS):
+            tasks = tuple(str(task) for task in rng.permutation(list(subtasks))[:length])
+            state = states[rng.integers(len(states))]
+            if is_chain(state, tasks):
+                return Chain(state, tasks)
+    raise ValueError(
+        f"Expected `subtasks` that allow chains of `chain_length` {length}, got {list(subtasks)}; "
+        "name more of them or ask for shorter chains."
+    )
 
 
 def chain_digest(chains: Sequence[Chain]) -> str:

@@ -1,0 +1,49 @@
+"""RA-BC against plain cloning when demonstrations are degraded."""
+
+from integration_tests.study import figures
+from integration_tests.study.comparison import Arms, arm, column, differences, success
+from integration_tests.study.design import Claim, Finding, Profile, Results
+from integration_tests.study.statistics import points, verdict_of
+
+SHARES = (0.0, 0.3, 0.6)
+ARMS = {
+    share: Arms({m: arm("cloning", method=m, degraded=share) for m in ("bc", "rabc")})
+    for share in SHARES
+}
+
+
+def judge(profile: Profile, results: Results) -> Finding:
+    """Compare success where some demonstrations failed."""
+    rows, gains, bars = [], {}, {}
+    for share, arms in ARMS.items():
+        found = arms.found(profile, results)
+        gains[share] = differences(found["rabc"], found["bc"], success)
+        bars[share] = {m: [success(r) for r in group.values()] for m, group in found.items()}
+        rows.append(
+            [
+                f"{100 * share:.0f} % degraded",
+                str(len(gains[share])),
+                *(column(group, success) for group in found.values()),
+                points(gains[share]) if gains[share] else "–",
+            ]
+        )
+    degraded = zip(*(gains[share] for share in SHARES if share), strict=False)
+    return Finding(
+        verdict=verdict_of([sum(pair) / len(pair) for pair in degraded]),
+        header=["demonstrations", "seeds", "BC %", "RA-BC %", "difference, points"],
+        rows=rows,
+        remarks=["Verdict: mean difference at 30 and 60 %."],
+        draw=lambda: figures.paired_bars(bars),
+    )
+
+
+DEGRADED = Claim(
+    name="degraded",
+    title="Cloning degraded demonstrations",
+    source="SARM, section 5 (RA-BC)",
+    hypothesis="Weighing samples by predicted progress helps where 30 % or more of the "
+    "demonstrations are failures, and does no harm where none are.",
+    setting="40 demonstrations; progress predicted by the Feat2Go value model; κ = 0.05.",
+    runs=lambda profile: [run for arms in ARMS.values() for run in arms.runs(profile)],
+    judge=judge,
+)

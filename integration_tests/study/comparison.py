@@ -1,0 +1,121 @@
+"""What claims are judged by: results of each seed, success rates and their differences."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from integration_tests.study.design import Profile, Result, Results, Run, Verdict, make_run
+from integration_tests.study.lab import curve_of
+from integration_tests.study.shifts import SHIFTS
+from integration_tests.study.statistics import percent, points, verdict_of
+
+Score = Callable[[Result], float]
+Done = Mapping[int, Result]
+"""Results of a kind of run by seed."""
+
+
+class Arms(dict[str, Run]):
+    """What a claim compares, by the name of its row; the seeds of these runs do not count.
+
+    A name that begins with ``start`` is that of a policy that was not trained.
+    """
+
+    def runs(self, profile: Profile) -> list[Run]:
+        """Return the runs of all arms and seeds."""
+        return [run for arm in self.values() for run in with_seeds(profile, arm)]
+
+    def found(self, profile: Profile, results: Results) -> dict[str, Done]:
+        """Return the results of each arm, as far as they are done."""
+        return {name: done(profile, results, arm) for name, arm in self.items()}
+
+
+def arm(kind: str, **options: Any) -> Run:
+    """Return a run whose seed does not count."""
+    return make_run(kind, -1, **options)
+
+
+def with_seeds(profile: Profile, one: Run) -> list[Run]:
+    """Return the run under each seed of the profile."""
+    return [Run(one.kind, seed, one.options) for seed in profile.seeds]
+
+
+def done(profile: Profile, results: Results, one: Run) -> dict[int, Result]:
+    """Return the results of a run by seed, as far as they are done."""
+    runs = with_seeds(profile, one)
+    return {run.seed: results[run.name] for run in runs if run.name in results}
+
+
+def success(result: Result, name: str = "in_distribution") -> float:
+    """Return the share of evaluated episodes that succeeded."""
+    score = result["after"][name]
+    return float(score["successes"] / score["episodes"])
+
+
+def training_success(result: Result) -> float:
+    """Return the mean success of all training episodes: high where learning is fast."""
+    curve = result.get("curve", [])
+    return float(np.mean(curve_of(curve))) if curve else float("nan")
+
+
+def categories() -> list[str]:
+    """Return the names of Feat2Go's kinds of shifts."""
+    return sorted({shift.category for shift in SHIFTS.values()})
+
+
+def success_in(category: str) -> Score:
+    """Return the score that is the plain mean over the shifts of a category."""
+    names = [name for name, shift in SHIFTS.items() if shift.category == category]
+    return lambda result: float(np.mean([success(result, name) for name in names]))
+
+
+def shifted_success(result: Result) -> float:
+    """Return the plain mean of the categories."""
+    return float(np.mean([success_in(name)(result) for name in categories()]))
+
+
+def differences(one: Done, other: Done, score: Score) -> list[float]:
+    """Return the difference of two arms under each seed that both have."""
+    return [score(one[seed]) - score(other[seed]) for seed in one if seed in other]
+
+
+def against_best(found: Mapping[str, Done], ours: str, others: Sequence[str], score: Score
+                 ) -> Verdict:  # fmt: skip
+    """Judge that an arm scores above the best of others."""
+    return verdict_of(smallest([differences(found[ours], found[n], score) for n in others]))
+
+
+def smallest(gains: Sequence[Sequence[float]]) -> Sequence[float]:
+    """Return the differences with the smallest mean; none if some have not been measured."""
+    return min(gains, key=lambda gain: float(np.mean(gain)) if gain else -np.inf)
+
+
+def remarks(found: Mapping[str, Done], pairs: Sequence[tuple[str, str]], score: Score,
+            what: str = "") -> list[str]:  # fmt: skip
+    """Return a line for each pair of arms with the first one's gain over the second."""
+    lines = []
+    for ours, other in pairs:
+        gain = differences(found[ours], found[other], score)
+        if gain:
+            lines.append(f"{ours} minus {other}{what}: {points(gain)} points.")
+    return lines
+
+
+def column(results: Done, score: Score) -> str:
+    """Format a score over seeds; a dash where there is none."""
+    values = [score(item) for item in results.values()]
+    return percent(values) if values and not np.isnan(values).any() else "–"
+
+
+def table(found: Mapping[str, Done], scores: Mapping[str, Score]) -> dict[str, Any]:
+    """Return ``header`` and ``rows`` of a table of arms."""
+    rows = [
+        [name, str(len(results)), *(column(results, score) for score in scores.values())]
+        for name, results in found.items()
+    ]
+    return {"header": ["", "seeds", *scores], "rows": rows}
+
+
+def trained(found: Mapping[str, Done]) -> dict[str, Done]:
+    """Return the arms that have a learning curve."""
+    return {name: group for name, group in found.items() if not name.startswith("start")}
