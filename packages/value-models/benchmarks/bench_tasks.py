@@ -1,6 +1,6 @@
 """All value models on ten recorded ManiSkill tasks, trained on equal features for equal budgets.
 
-python benchmarks/bench_tasks.py [--data FOLDER] [--out RESULT_FOLDER]
+python benchmarks/bench_tasks.py [--data FOLDER] [--out RESULT_FOLDER] [--no-state]
 
 FOLDER holds ten datasets of ``bench-adapters record``; what is missing is recorded. Needs the
 extra ``[data]``. The true progress of every frame is defined in `task_progress`. One episode in
@@ -15,13 +15,14 @@ import os
 import time
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import lightning
 import torch
 from lightning import Trainer
-from task_data import CAMERA, STAGES, TASKS, TaskEpisode, load_tasks, record, reduced
+from task_data import CAMERA, STAGES, STATE, TASKS, TaskEpisode, load_tasks, record, reduced
 from task_report import summary, write_report
 from task_scores import curve, score, score_clock
 from torch.utils.data import DataLoader
@@ -52,8 +53,19 @@ MODELS: dict[str, tuple[Any, dict[str, Any]]] = {
     "Feat2Go, 201 bins": (ProgressModule, {"hidden_dim": 128}),
     "RFTF ranking": (RankingModule, {"network": {"hidden_dim": 128, "dropout": 0.3}}),
 }
-CLOCK = {"rewinding": 3, "no rewinding": 0}
-"""Single head, trained on clean successes: places for rewound frames."""
+MEASURES = ("table", "first epoch", "clock test")
+CLOCK: dict[str, dict[str, Any]] = {
+    "rewinding": {"max_rewind": 3},
+    "rewinding and stalls": {"max_rewind": 3, "stall_probability": 0.3},
+    "no rewinding": {},
+}
+"""Single head, trained on clean successes: how its windows are changed."""
+
+
+def without_state(episode: TaskEpisode) -> TaskEpisode:
+    """Leave out what the robot knows of itself."""
+    signals = {key: value for key, value in episode.encoded.signals.items() if key != STATE}
+    return replace(episode, encoded=episode.encoded._replace(signals=signals))
 
 
 def split(
@@ -82,6 +94,12 @@ def train(
         windows, batch_size=batch_size, sampler=windows.sampler, collate_fn=lambda batch: batch
     )
     patches, dim = data[0].features.shape[1:]
+    if STATE in data[0].signals:
+        state_dim = data[0].signals[STATE].shape[1]
+        if "network" in options:
+            options = {**options, "network": {**options["network"], "state_dim": state_dim}}
+        else:
+            options = {**options, "state_dim": state_dim}
     lightning.seed_everything(seed, verbose=False)
     module = cls(
         camera=CAMERA, encoder_id="offline", num_patches=patches, feature_dim=dim, lr=lr,
@@ -155,9 +173,9 @@ def clock(seed: int, kept: Sequence[TaskEpisode], held_out: Sequence[TaskEpisode
     """Change of predicted progress on clips that run backwards or stand still."""
     found = {}
     clean = [e.encoded for e in held_out if e.encoded.success and not e.perturbation]
-    for name, rewind in CLOCK.items():
+    for name, changes in CLOCK.items():
         options = {"network": SIZE}
-        spec = WindowSpec(**SPEC, max_rewind=rewind)
+        spec = WindowSpec(**SPEC, **changes)
         module = train(RewindModule, options, labelled(kept, clean=True), spec=spec, steps=steps,
                        seed=seed)  # fmt: skip
         backwards, still = [], []
@@ -187,6 +205,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=1500)
     parser.add_argument("--episodes", type=int, default=80, help="of a task, where it is recorded")
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
+    parser.add_argument("--measure", nargs="+", choices=MEASURES, default=list(MEASURES))
+    parser.add_argument("--no-state", action="store_true", help="pictures and words alone")
     parser.add_argument("--development", action="store_true")
     arguments = parser.parse_args()
     if not all((arguments.data / f"{env}-v1" / "meta" / "info.json").exists() for env in TASKS):
@@ -198,10 +218,14 @@ def main() -> None:
     episodes, share = reduced(episodes, dim=DIM)
     print(f"{DIM} components hold {share:.3f} of the variance of a patch")
     kept, held_out = split(episodes, development=arguments.development)
-    path = arguments.out / ("development.json" if arguments.development else "result.json")
+    if arguments.no_state:
+        episodes = [without_state(episode) for episode in episodes]
+    name = "development" if arguments.development else "result"
+    path = arguments.out / f"{name}{'-no-state' if arguments.no_state else ''}.json"
     results = json.loads(path.read_text()) if path.exists() else {}
     results["linear time"] = {"0": score_clock(kept, held_out)}
-    jobs = [(name, seed) for seed in arguments.seeds for name in arguments.models]
+    models = arguments.models if "table" in arguments.measure else []
+    jobs = [(name, seed) for seed in arguments.seeds for name in models]
     for name, seed in jobs:
         done = results.setdefault(name, {})
         if str(seed) not in done:
@@ -210,11 +234,13 @@ def main() -> None:
                                   estimators=path.with_suffix(""))  # fmt: skip
             _save(path, results)
             print(name, seed, summary(done[str(seed)]), flush=True)
-    for seed in [] if arguments.development else arguments.seeds:
+    for seed in arguments.seeds:
         for name, measure in (
             ("first epoch", lambda s: first_epoch(s, kept, held_out, episodes)),
             ("clock test", lambda s: clock(s, kept, held_out, steps=arguments.steps)),
         ):
+            if name not in arguments.measure:
+                continue
             done = results.setdefault(name, {})
             if str(seed) not in done:
                 done[str(seed)] = measure(seed)

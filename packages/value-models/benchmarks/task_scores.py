@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from task_data import CAMERA, TASKS, TaskEpisode
+from task_data import CAMERA, STATE, TASKS, TaskEpisode
 from torch import Tensor
 
 from value_models.features import EncodedEpisode
@@ -24,10 +24,16 @@ UNDOING = ("miss", "drop")
 
 def curve(model: Any, episode: EncodedEpisode, *, frames: Sequence[int] | None = None) -> Tensor:
     """Predicted progress of an episode, or of a clip of some of its frames in some order."""
-    features = episode.features if frames is None else episode.features[list(frames)]
-    batch = {f"observation.features.{CAMERA}": features[None], "task": [episode.task]}
-    progress: Tensor = model.compute_progress(batch)[0]
+    progress: Tensor = model.compute_progress(inputs(episode, frames=frames))[0]
     return progress
+
+
+def inputs(episode: EncodedEpisode, *, frames: Sequence[int] | None = None) -> dict[str, Any]:
+    """What a model sees of an episode, or of some of its frames in some order."""
+    rows = torch.arange(len(episode.features)) if frames is None else torch.tensor(list(frames))
+    state = {k: v[rows][None] for k, v in episode.signals.items() if k == STATE}
+    features = {f"observation.features.{CAMERA}": episode.features[rows][None]}
+    return {**features, **state, "task": [episode.task]}
 
 
 def score(
@@ -133,10 +139,7 @@ def _routing(model: GatedValueModel, episodes: Sequence[TaskEpisode]) -> dict[st
     use = ExpertUse(num_experts=model.experts.experts.num_experts, num_groups=8)
     truth, found, plain = [], [], []
     for e in episodes:
-        batch = {
-            f"observation.features.{CAMERA}": e.encoded.features[None],
-            "task": [e.encoded.task],
-        }
+        batch = inputs(e.encoded)
         group = primitive_group(e.encoded.signals["primitive"])
         use.update(model.compute_experts(batch)[0], group)
         if model.estimator is not None:

@@ -50,6 +50,29 @@ def test_rewound_windows_carry_rewound_labels_and_masked_padding():
     assert (progress[rewound].diff(dim=1)[:, 4:] < 0).all()
 
 
+def test_stalled_windows_are_those_of_an_episode_that_stands_still():
+    dataset, episodes = _dataset(stall_probability=1.0)
+    batch = _rows(dataset)
+    frame = torch.cat([torch.arange(len(e.progress)) for e in episodes])
+    pauses = []
+    for newest, window in zip(frame.tolist(), batch["frame_index"][:, 1:].tolist(), strict=True):
+        found = []
+        for pause in range(1, 11):
+            played = [*range(newest + 1), *[newest] * pause]
+            now = len(played) - 1
+            back = [now - min(now, 9) * (3 - i) // 3 for i in range(4)]
+            if [played[place] for place in back] == window:
+                found.append(pause)
+        assert found, (newest, window)
+        pauses.append(found)
+    assert {1, 10} <= {pause for found in pauses for pause in found}
+    still = batch["frame_index"][:, -2] == batch["frame_index"][:, -1]
+    assert torch.equal(batch["progress"][still][:, -2], batch["progress"][still][:, -1])
+    some = _rows(_dataset(stall_probability=0.3)[0])["frame_index"]
+    moved = (some != _rows(_dataset()[0])["frame_index"]).any(1)
+    assert 0.2 < moved.float().mean() < 0.4
+
+
 def test_mismatched_instructions_have_no_progress():
     dataset, episodes = _dataset(mismatch_probability=0.5)
     batch = _rows(dataset)
@@ -125,6 +148,7 @@ def test_augmentation_depends_on_seed_epoch_and_rows_alone():
         ({"stride": 0}, "`stride` of at least 1, got 0"),
         ({"max_rewind": 4}, r"`max_rewind` in \[0, 3\], got 4"),
         ({"rewind_probability": 1.5}, r"`rewind_probability` in \[0, 1\], got 1.5"),
+        ({"stall_probability": 2.0}, r"`stall_probability` in \[0, 1\], got 2.0"),
         ({"mismatch_probability": -0.1}, r"`mismatch_probability` in \[0, 1\], got -0.1"),
         ({"num_frames": 30, "stride": 9}, r"at most \d+ frames, the longest episode, got 262"),
     ],

@@ -28,6 +28,9 @@ class WindowSpec:
     """Most frames that a window runs backwards in the end, less than ``num_frames``."""
     rewind_probability: float = 0.8
     """Share of windows that are rewound, if the episode is old enough and ``max_rewind`` > 0."""
+    stall_probability: float = 0.0
+    """Share of windows that end as if the robot had stood still for a while, at most as long as a
+    window spans: successes never show that except at their end, where progress is 1."""
     mismatch_probability: float = 0.0
     """Share of windows with the instruction of another task, whose progress is 0 then."""
     balance_tasks: bool = True
@@ -43,7 +46,7 @@ class WindowSpec:
             raise ValueError(
                 f"Expected `max_rewind` in [0, {self.num_frames - 1}], got {self.max_rewind}."
             )
-        for name in ("rewind_probability", "mismatch_probability"):
+        for name in ("rewind_probability", "stall_probability", "mismatch_probability"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"Expected `{name}` in [0, 1], got {getattr(self, name)}.")
 
@@ -169,7 +172,14 @@ class WindowDataset(Dataset[dict[str, Any]]):
 
     def _windows(self, frame: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         spec = self.spec
-        window = window_indices(frame, num_frames=spec.num_frames, stride=spec.stride)
+        pause = torch.zeros_like(frame)
+        if spec.stall_probability:
+            drawn = torch.randint(1, spec.span + 1, frame.shape, generator=generator)
+            stands = torch.rand(frame.shape, generator=generator) < spec.stall_probability
+            pause = torch.where(stands, drawn, pause)
+        # The window of an episode in which the newest frame is repeated ``pause`` times.
+        window = window_indices(frame + pause, num_frames=spec.num_frames, stride=spec.stride)
+        window = torch.minimum(window, frame.unsqueeze(1))
         num = torch.zeros_like(frame)
         if spec.max_rewind:
             drawn = torch.randint(1, spec.max_rewind + 1, frame.shape, generator=generator)
