@@ -1,11 +1,14 @@
 """Stages are done once, continued when stopped, and never mistaken for another run's."""
 
 import os
+import signal
+import subprocess
+import sys
 
 import pytest
 
 from integration_tests.pipelines import quickstart
-from integration_tests.pipelines.stages import StageError, Stages
+from integration_tests.pipelines.stages import StageError, Stages, alone
 
 
 def test_finished_stages_are_reused(tmp_path):
@@ -60,3 +63,31 @@ def test_an_unusable_output_folder_is_one_line_and_exit_status_1(tmp_path, capsy
     assert status == 1
     assert captured.err.startswith("error: cannot write to the output folder")
     assert captured.err.count(os.linesep) == 1
+
+
+STOPPED = """
+import sys, time
+from integration_tests.pipelines.stages import interrupt_on_sigterm
+interrupt_on_sigterm()
+try:
+    print("ready", flush=True)
+    time.sleep(60)
+except KeyboardInterrupt:
+    sys.exit(130)
+"""
+
+
+def test_sigterm_stops_as_ctrl_c_does():
+    with subprocess.Popen([sys.executable, "-c", STOPPED], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"ready\n"
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 130
+
+
+def test_two_runs_do_not_share_a_folder(tmp_path, capsys):
+    with alone(tmp_path / ".lock", wait=False):
+        assert quickstart.main(["--profile", "ci", "--out", str(tmp_path)]) == 1
+    assert f"another process works in '{tmp_path}'" in capsys.readouterr().err
+    with alone(tmp_path / ".lock", wait=False):
+        pass

@@ -23,7 +23,13 @@ from bench_adapters.record import record_dataset
 from integration_tests.pipelines import report
 from integration_tests.pipelines.demonstrations import demonstrations, policy_arguments
 from integration_tests.pipelines.profiles import PROFILES, Profile
-from integration_tests.pipelines.stages import Result, StageError, Stages
+from integration_tests.pipelines.stages import (
+    Result,
+    StageError,
+    Stages,
+    alone,
+    interrupt_on_sigterm,
+)
 from integration_tests.pipelines.summary import film_one_of_each, write_report
 from progress_labels.encoders import load_encoder
 from progress_labels.episodes import LabeledEpisodes
@@ -86,16 +92,17 @@ def run(profile: Profile, out: Path, *, seed: int = 0, compare: Reward | None = 
     Returns:
         A one-screen summary.
     """
-    job = Quickstart(profile, Stages(out), seed)
     rewards: list[Reward] = ["feat2go", *([compare] if compare else [])]
-    job.record()
-    job.label()
-    job.fit_value_model()
-    job.clone()
-    for reward in rewards:
-        job.fine_tune(reward)
-    job.evaluate(rewards)
-    return write_report(job.stages, rewards)
+    with alone(out / ".lock", wait=False):
+        job = Quickstart(profile, Stages(out), seed)
+        job.record()
+        job.label()
+        job.fit_value_model()
+        job.clone()
+        for reward in rewards:
+            job.fine_tune(reward)
+        job.evaluate(rewards)
+        return write_report(job.stages, rewards)
 
 
 class Quickstart:
@@ -318,4 +325,5 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
+    interrupt_on_sigterm()
     sys.exit(main())

@@ -1,10 +1,13 @@
 """Run a pipeline stage once: finished stages are reused, interrupted ones are continued."""
 
+import fcntl
 import hashlib
 import json
 import os
+import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +16,49 @@ Result = dict[str, Any]
 
 class StageError(RuntimeError):
     """The output folder cannot be used; the message says what to do."""
+
+
+@contextmanager
+def alone(path: Path, *, wait: bool) -> Iterator[None]:
+    """Keep other processes from making the same thing at the same time.
+
+    Args:
+        path: Of the lock file; its folder is made. The lock ends with its process at the latest.
+        wait: For the other one to finish.
+
+    Raises:
+        StageError: If another process holds the lock and this one shall not wait, or the folder
+            cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("w")
+    except OSError as error:
+        raise _not_writable(path.parent, error) from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError as error:
+            raise StageError(
+                f"another process works in {str(path.parent)!r}; wait for it, or choose another "
+                "--out"
+            ) from error
+        yield
+
+
+def interrupt_on_sigterm() -> None:
+    """Let a scheduler's SIGTERM stop this process as Ctrl-C does."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, interrupt)
+
+
+def _not_writable(folder: Path, error: OSError) -> StageError:
+    return StageError(
+        f"cannot write to the output folder {str(folder)!r} ({error}); choose another by --out"
+    )
 
 
 class Stages:
@@ -40,9 +86,7 @@ class Stages:
             probe.touch()
             probe.unlink()
         except OSError as error:
-            raise StageError(
-                f"cannot write to the output folder {str(out)!r} ({error}); choose another by --out"
-            ) from error
+            raise _not_writable(out, error) from error
 
     def run(self, name: str, settings: Any, work: Callable[[Path], Result]) -> Result:
         """Do ``work`` in the stage's folder, unless a run with these settings has done it.

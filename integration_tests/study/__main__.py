@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from bench_adapters import BenchAdaptersError, SimulatorUnavailableError
-from integration_tests.pipelines.stages import StageError
+from integration_tests.pipelines.stages import StageError, interrupt_on_sigterm
 from integration_tests.study.claims import CLAIMS
 from integration_tests.study.design import PROFILES, Run
 from integration_tests.study.lab import Lab
@@ -80,4 +80,5 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
+    interrupt_on_sigterm()
     sys.exit(main())

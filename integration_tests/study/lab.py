@@ -1,7 +1,6 @@
 """What runs are made of: recordings, value models, policies and evaluations of one seed."""
 
 import csv
-import fcntl
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -24,7 +23,7 @@ from integration_tests.pipelines.quickstart import (
     Quickstart,
     load_policy,
 )
-from integration_tests.pipelines.stages import Stages
+from integration_tests.pipelines.stages import Stages, alone
 from integration_tests.study.design import Profile, Result
 from integration_tests.study.shifts import SHIFTS, make_shifted
 from progress_labels import steps_to_go, time_fraction
@@ -201,10 +200,8 @@ class Lab:
             name: What is made.
             shared: By all seeds.
         """
-        self.out.mkdir(parents=True, exist_ok=True)
         whose = "" if shared else f"-seed{self.seed}"
-        with (self.out / f".{name}{whose}.lock").open("w") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+        with alone(self.out / f".{name}{whose}.lock", wait=True):
             yield
 
 
