@@ -1,6 +1,7 @@
 """The study's arithmetic and pages; the runs themselves are those of the packages."""
 
 import json
+import os
 from functools import partial
 
 import numpy as np
@@ -148,3 +149,21 @@ def test_controls_of_the_reward():
     shuffled = Shuffled(Numbers(1.0)).progress(obs).tolist()
     assert sorted(shuffled) == [1.0, 2.0, 3.0]
     assert all(given != own for given, own in zip(shuffled, [1.0, 2.0, 3.0], strict=True))
+
+
+@pytest.mark.skipif(
+    "CALVIN_ROOT" not in os.environ, reason="CALVIN_ROOT names no clone of mees/calvin"
+)
+def test_calvin_runs_through(tmp_path):
+    assert command.main(["calvin", "--profile", "ci", "--out", str(tmp_path)]) == 0
+    results = Records(tmp_path / "results", "ci").results()
+    assert len(results) == 3
+    assert all(len(result["after"]["chains"]) == 2 for result in results.values())
+    assert len(results["calvin-dense-seed0"]["curve"]) == 1
+
+
+def test_without_a_clone_calvin_is_left_out(tmp_path, monkeypatch, capsys):
+    monkeypatch.delenv("CALVIN_ROOT", raising=False)
+    assert command.main(["calvin", "--profile", "ci", "--out", str(tmp_path)]) == 0
+    assert "calvin-dense-seed0 is left out: CALVIN_ROOT is not set" in capsys.readouterr().out
+    assert Records(tmp_path / "results", "ci").results() == {}

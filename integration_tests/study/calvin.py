@@ -60,6 +60,7 @@ class Attempts(Sequence[dict[str, Any]]):
         return {
             f"observation.images.{CAMERA}": episode["frames"],
             "task": episode["task"],
+            "episode_index": episode["episode_index"],
             "success": episode["success"],
             "progress": known if episode["success"] else torch.full_like(known, torch.nan),
         }
