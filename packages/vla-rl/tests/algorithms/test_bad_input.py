@@ -11,9 +11,17 @@ from vla_rl.algorithms.ppo import PPO
 from vla_rl.algorithms.settings import GRPOConfig, PPOConfig
 from vla_rl.data import make_chunks
 from vla_rl.errors import CheckpointError
-from vla_rl.functional.action_bins import encode_actions
+from vla_rl.policies.discretized_policy import DiscretizedPolicy
+from vla_rl.policies.flow_policy import FlowPolicy
+from vla_rl.policies.gaussian_policy import GaussianPolicy
 from vla_rl.reductions import all_or_none
-from vla_rl.testing import ToyProgressModel, ToyReachEnv, make_episodes, make_policy
+from vla_rl.testing import (
+    ToyProgressModel,
+    ToyReachEnv,
+    make_episodes,
+    make_observation,
+    make_policy,
+)
 
 SMALL = {"episodes_per_update": 8, "minibatch_size": 16, "num_epochs": 1}
 
@@ -64,19 +72,61 @@ def test_an_environment_that_goes_wrong_later_leaves_the_last_checkpoint(tmp_pat
         assert torch.equal(weights, run.policy.state_dict()[name]), name
 
 
-def test_an_action_outside_of_the_bins_is_taken_for_the_outermost():
-    low, high = torch.tensor([-1.0]), torch.tensor([1.0])
-    tokens = encode_actions(torch.tensor([[-7.0], [7.0]]), low, high, num_bins=9)
-    assert tokens.flatten().tolist() == [0, 8]
-
-
-def test_an_action_that_is_no_number_stops_before_the_step(tmp_path):
+@pytest.mark.parametrize("value", [5.0, float("nan")])
+def test_a_demonstrated_action_far_outside_the_bins_stops_before_the_step(tmp_path, value):
     samples = make_chunks(make_episodes(1), chunk=4)
-    samples["action"][0, 0, 0] = float("nan")
+    samples["action"][0, 0, 1] = value
     policy, start = make_policy(), make_policy().state_dict()
-    with pytest.raises((ValueError, FloatingPointError), match=r"finite"):
+    with pytest.raises(ValueError, match=rf"`action` in \[-1, 1\] .* dimension 1, got {value:g}\."):
         clone(policy, samples, CloneConfig(num_epochs=1), out_dir=tmp_path, progress_bar=False)
     assert all(torch.equal(weights, start[name]) for name, weights in policy.state_dict().items())
+    assert not (tmp_path / "last.ckpt").exists()
+
+
+def test_an_action_a_little_outside_the_bins_is_cloned_as_their_end():
+    """Ranges may be quantiles, and what lies outside is clipped, as OpenVLA clips it."""
+    policy, samples = make_policy().eval(), make_chunks(make_episodes(1), chunk=4)
+    losses = []
+    for value in (1.0, 1.7):
+        samples["action"][0, 0, 1] = value
+        losses.append(policy.imitation_loss(samples))
+    assert torch.equal(*losses)
+
+
+def _continuous(kind, **settings):
+    sizes = {"cameras": [], "state_dim": 4, "action_dim": 2, "hidden_dim": 8}
+    return kind(**sizes, action_low=-1.0, action_high=1.0, **settings)
+
+
+def _discretized():
+    return DiscretizedPolicy(
+        _continuous(GaussianPolicy), action_dim=2, action_low=-1.0, action_high=1.0
+    )
+
+
+@pytest.mark.parametrize(
+    "policy", [_continuous(GaussianPolicy), _continuous(FlowPolicy), _discretized()]
+)
+def test_demonstrations_in_other_units_are_named_by_every_policy(policy):
+    samples = make_chunks(make_episodes(1, observe="state"), chunk=4)
+    policy.imitation_loss(samples)
+    samples["action"] *= 1000.0
+    with pytest.raises(
+        ValueError, match=r"`action` in \[-1, 1\] .* got -?\d+\. Widen `action_low`"
+    ):
+        policy.imitation_loss(samples)
+
+
+@pytest.mark.parametrize("policy", [make_policy(cameras=[]), _discretized()])
+def test_a_decision_with_other_bins_is_named(policy):
+    replay = policy.act(make_observation(2, cameras=(), state_dim=4)).replay
+    replay["action_tokens"][1, 2, 0] = policy.num_bins
+    message = f"`action_tokens` from 0 to {policy.num_bins - 1}, .* got {policy.num_bins}"
+    with pytest.raises(ValueError, match=message):
+        policy.evaluate(replay)
+    del replay["action_tokens"]
+    with pytest.raises(ValueError, match="'action_tokens' in the replay of a decision"):
+        policy.evaluate(replay)
 
 
 def test_groups_of_one_and_checkpoints_of_others_are_refused_before_anything_is_written(tmp_path):

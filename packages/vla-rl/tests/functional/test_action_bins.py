@@ -5,6 +5,7 @@ from scipy import stats
 
 from vla_rl.functional.action_bins import (
     binned_normal_log_prob,
+    check_tokens,
     decode_actions,
     encode_actions,
     gaussian_bin_labels,
@@ -22,7 +23,7 @@ def test_encode_undoes_decode(num_bins):
 
 def test_encode_matches_numpy_digitize():
     action = torch.rand(200, 2) * 2.4 - 1.2
-    actual = encode_actions(action, LOW, HIGH, num_bins=21)
+    actual = encode_actions(action, LOW, HIGH, num_bins=21, clip=True)
     for dim in range(2):
         edges = np.linspace(float(LOW[dim]), float(HIGH[dim]), 22)
         expected = np.digitize(action[:, dim].numpy(), edges[1:-1])
@@ -63,6 +64,26 @@ def test_bad_bins():
         gaussian_bin_labels(action, LOW, HIGH, num_bins=5, sigma_bins=-1.0)
 
 
+@pytest.mark.parametrize("value", [1.1, -1.1, float("nan"), float("inf")])
+def test_an_action_outside_the_bins_is_named_unless_clipping_is_asked_for(value):
+    action = torch.tensor([[0.5, 0.9], [0.1, value]])
+    message = rf"`action` in \[-1, 1\] .* in dimension 1, got {value:g}\. Widen `action_low`"
+    with pytest.raises(ValueError, match=message):
+        encode_actions(action, LOW, HIGH, num_bins=21)
+    rounded = torch.tensor([[-0.6, 1.0005], [0.6, -1.0005]])
+    tokens = [[0, 20], [20, 0]]
+    assert encode_actions(rounded, LOW, HIGH, num_bins=21).tolist() == tokens
+    far = torch.tensor([[-7.0, 7.0], [7.0, -7.0]])
+    assert encode_actions(far, LOW, HIGH, num_bins=21, clip=True).tolist() == tokens
+
+
+@pytest.mark.parametrize("token", [-1, 21])
+def test_a_token_of_no_bin_is_named(token):
+    with pytest.raises(ValueError, match=rf"`action_tokens` from 0 to 20, .* got {token}\."):
+        check_tokens(torch.tensor([[0, 20], [token, 3]]), num_bins=21)
+    check_tokens(torch.tensor([[0, 20]]), num_bins=21)
+
+
 @pytest.mark.parametrize("sigma_bins", [0.3, 2.5])
 @pytest.mark.parametrize("mean", [-1.0, -0.97, 0.013, 0.5, 1.0, 1.7])
 def test_binned_normal_is_the_integral_of_a_gaussian(mean, sigma_bins):
@@ -78,7 +99,9 @@ def test_binned_normal_is_the_integral_of_a_gaussian(mean, sigma_bins):
     expected = np.diff(normal.cdf(edges))
     np.testing.assert_allclose(actual.exp().numpy(), expected, atol=1e-5)
     assert float(actual.exp().sum()) == pytest.approx(1.0, abs=1e-5)
-    assert int(actual.argmax()) == int(encode_actions(torch.tensor([mean]), low, high, num_bins=50))
+    assert int(actual.argmax()) == int(
+        encode_actions(torch.tensor([mean]), low, high, num_bins=50, clip=True)
+    )
 
 
 def test_binned_normal_has_finite_gradients_far_from_the_mean():

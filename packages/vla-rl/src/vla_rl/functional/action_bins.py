@@ -11,20 +11,75 @@ def encode_actions(
     high: Float[Tensor, " a"],
     *,
     num_bins: int,
+    clip: bool = False,
 ) -> Int[Tensor, "*b a"]:
-    """Return the bin of each action; actions outside the range fall into the outer bins.
+    """Return the bin of each action.
 
     Args:
         action: Actions, in the environment's units.
         low: Lower edge of the first bin.
         high: Upper edge of the last bin.
         num_bins: At least 2.
+        clip: Let actions outside the range fall into the outer bins.
 
     Raises:
-        ValueError: If the range is empty or there are fewer than 2 bins.
+        ValueError: If the range is empty, there are fewer than 2 bins or, without ``clip``, an
+            action lies outside the bins by more than rounding.
     """
     width = _bin_width(low, high, num_bins)
+    if not clip:
+        check_action_range(action, low, high)
     return ((action - low) / width).floor().clamp(0, num_bins - 1).long()
+
+
+def check_action_range(
+    action: Float[Tensor, "*b a"],
+    low: Float[Tensor, " a"],
+    high: Float[Tensor, " a"],
+    *,
+    beyond: float = 1e-3,
+) -> None:
+    """Refuse actions that are not finite or lie outside a range.
+
+    Args:
+        action: Actions, in the environment's units.
+        low: Lower end, by dimension.
+        high: Upper end.
+        beyond: How far outside is accepted, as a share of the width; the default is for rounding.
+
+    Raises:
+        ValueError: Naming the worst action.
+    """
+    outside = torch.maximum(low - action, action - high) / (high - low)
+    if bool((outside <= beyond).all()):  # not so for NaN
+        return
+    worst = int(outside.nan_to_num(nan=torch.inf).argmax())
+    dim = worst % action.shape[-1]
+    accepted = f" (up to {beyond:g} of its width beyond)" if beyond > 0.0 else ""
+    raise ValueError(
+        f"Expected `action` in [{float(low[dim]):g}, {float(high[dim]):g}]{accepted} in dimension "
+        f"{dim}, got {float(action.flatten()[worst]):g}. Widen `action_low` and `action_high`, or "
+        "bring the actions into these units."
+    )
+
+
+def check_tokens(token: Int[Tensor, "*b"], *, num_bins: int, first: int = 0) -> None:
+    """Refuse tokens that stand for no bin.
+
+    Args:
+        token: Action tokens.
+        num_bins: How many there are.
+        first: The smallest of them.
+
+    Raises:
+        ValueError: Naming the first of them.
+    """
+    wrong = (token < first) | (token >= first + num_bins)
+    if bool(wrong.any()):
+        raise ValueError(
+            f"Expected `action_tokens` from {first} to {first + num_bins - 1}, the bins of this "
+            f"policy, got {int(token[wrong][0])}. Was it another policy that acted?"
+        )
 
 
 def decode_actions(
@@ -57,7 +112,7 @@ def gaussian_bin_labels(
     Neighbouring bins are nearly the same action; soft labels say so, which one-hot ones do not.
 
     Args:
-        action: Actions, clamped to the range.
+        action: Actions; clipped to the range.
         low: Lower edge of the first bin.
         high: Upper edge of the last bin.
         num_bins: At least 2.
@@ -69,7 +124,7 @@ def gaussian_bin_labels(
     if sigma_bins < 0.0:
         raise ValueError(f"Expected `sigma_bins` >= 0, got {sigma_bins}.")
     if sigma_bins == 0.0:
-        token = encode_actions(action, low, high, num_bins=num_bins)
+        token = encode_actions(action, low, high, num_bins=num_bins, clip=True)
         return torch.nn.functional.one_hot(token, num_bins).to(action.dtype)
     width = _bin_width(low, high, num_bins)
     position = (action.clamp(low, high) - low) / width - 0.5

@@ -6,11 +6,17 @@ from typing import Any, Literal, cast
 import torch
 from torch import Generator, Tensor, nn
 
-from vla_rl.functional.action_bins import binned_normal_log_prob, encode_actions
+from vla_rl.functional.action_bins import (
+    binned_normal_log_prob,
+    check_action_range,
+    check_tokens,
+    encode_actions,
+)
 from vla_rl.functional.flow import gaussian_entropy
 from vla_rl.functional.policy_losses import masked_mean
 from vla_rl.identity import policy_config
 from vla_rl.observations import require, to_tensor
+from vla_rl.policies.small_policy import CLIPPED_SHARE, require_replay
 from vla_rl.policies.trunk import as_vector
 from vla_rl.types import ActOutput, EvaluateOutput, ImitationBatch, Observation, Regressor
 
@@ -102,27 +108,40 @@ class DiscretizedPolicy(nn.Module):
         """Score the decisions in ``replay`` under the present parameters, with gradients.
 
         The entropy is that of a Gaussian measured in bins; it does not depend on the parameters.
+
+        Raises:
+            ValueError: If they were made by another kind of policy or with other bins.
         """
         mean = cast(Regressor, self.regressor).predict(replay).float()
-        tokens = replay["action_tokens"].to(mean.device)
+        tokens = require_replay(replay, "action_tokens", mean.device)
+        check_tokens(tokens, num_bins=self.num_bins)
         entropy = gaussian_entropy(self.sigma_bins).to(mean.device).expand_as(mean)
         return EvaluateOutput(log_prob=self._log_prob(tokens, mean), entropy=entropy, value=None)
 
     def imitation_loss(
         self, batch: ImitationBatch, *, reduction: Literal["none", "mean"] = "none"
     ) -> Tensor:
-        """Return the squared error of the regressed actions, in units of half their range."""
+        """Return the squared error of the regressed actions, in units of half their range.
+
+        Raises:
+            ValueError: If a key is missing or an action is far outside the bins.
+        """
         regressor = cast(Regressor, self.regressor)
         mean = regressor.predict(regressor.read(batch)).float()
         action = to_tensor(require(batch, "action"), mean.device).to(torch.float32)
         mask = ~to_tensor(require(batch, "action_is_pad"), mean.device)
+        real = torch.where(mask[..., None], action, self.action_low)
+        check_action_range(real, self.action_low, self.action_high, beyond=CLIPPED_SHARE)
         error = ((mean - action) / (0.5 * (self.action_high - self.action_low))).square()
         if reduction == "mean":
             return masked_mean(error, mask)
         return torch.where(mask, error.mean(-1), 0.0).sum(-1) / mask.sum(-1).clamp(min=1)
 
     def _encode(self, action: Tensor) -> Tensor:
-        return encode_actions(action, self.action_low, self.action_high, num_bins=self.num_bins)
+        # The outer bins hold the tails of the Gaussian.
+        return encode_actions(
+            action, self.action_low, self.action_high, num_bins=self.num_bins, clip=True
+        )
 
     def _log_prob(self, tokens: Tensor, mean: Tensor) -> Tensor:
         return binned_normal_log_prob(

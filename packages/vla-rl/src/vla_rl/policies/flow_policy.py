@@ -134,7 +134,8 @@ class FlowPolicy(SmallPolicy):
                 mean over all actions of the batch.
 
         Raises:
-            ValueError: If a key is missing or the chunk length is another.
+            ValueError: If a key is missing, the chunk length is another or an action is far outside
+                the range.
 
         Source: Lipman et al. (2023), "Flow matching for generative modeling".
         """

@@ -126,7 +126,8 @@ class GaussianPolicy(SmallPolicy):
                 mean over all actions of the batch.
 
         Raises:
-            ValueError: If a key is missing or the chunk length is another.
+            ValueError: If a key is missing, the chunk length is another or an action is far outside
+                the range.
         """
         inputs, action, mask = self._read_demonstrations(batch)
         error = (self._mean(self.trunk(inputs)) - self._normalize(action)).square()

@@ -13,10 +13,18 @@ from safetensors.torch import save_model
 from torch import Tensor, nn
 
 from vla_rl.errors import CheckpointError
+from vla_rl.functional.action_bins import check_action_range
 from vla_rl.functional.policy_losses import masked_mean
 from vla_rl.observations import require, to_tensor
 from vla_rl.policies.trunk import ObservationTrunk, as_vector
 from vla_rl.types import ImitationBatch
+
+CLIPPED_SHARE = 0.5
+"""Demonstrated actions outside the range by at most this share of its width are taken for its ends.
+
+Ranges are often quantiles, and what lies outside is clipped (OpenVLA, RT-2). Actions farther
+outside are errors: they are in other units.
+"""
 
 
 class SmallPolicy(nn.Module, PyTorchModelHubMixin, library_name="vla-rl", tags=["robotics"]):
@@ -100,7 +108,12 @@ class SmallPolicy(nn.Module, PyTorchModelHubMixin, library_name="vla-rl", tags=[
     def _read_demonstrations(
         self, batch: ImitationBatch
     ) -> tuple[dict[str, Tensor], Float[Tensor, "n k a"], Bool[Tensor, "n k"]]:
-        """Return the inputs, shifted while training, the actions and which of them count."""
+        """Return the inputs, shifted while training, the actions and which of them count.
+
+        Raises:
+            ValueError: If a key is missing, the chunk length is another, or an action is not
+                finite or so far outside the range of actions that its units must be others.
+        """
         inputs = self.trunk.shift_images(self.trunk.read(batch), max_pixels=self.shift_pixels)
         device = self.action_low.device
         action = to_tensor(require(batch, "action"), device).to(torch.float32)
@@ -109,7 +122,10 @@ class SmallPolicy(nn.Module, PyTorchModelHubMixin, library_name="vla-rl", tags=[
                 f"Expected `action` of shape (n, {self.chunk}, {self.action_dim}), "
                 f"got {tuple(action.shape)}."
             )
-        return inputs, action, ~to_tensor(require(batch, "action_is_pad"), device)
+        mask = ~to_tensor(require(batch, "action_is_pad"), device)
+        real = torch.where(mask[..., None], action, self.action_low)
+        check_action_range(real, self.action_low, self.action_high, beyond=CLIPPED_SHARE)
+        return inputs, action, mask
 
     @staticmethod
     def _reduce(

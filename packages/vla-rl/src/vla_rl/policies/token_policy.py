@@ -7,7 +7,12 @@ import torch
 from jaxtyping import Float
 from torch import Generator, Tensor, nn
 
-from vla_rl.functional.action_bins import decode_actions, encode_actions, gaussian_bin_labels
+from vla_rl.functional.action_bins import (
+    check_tokens,
+    decode_actions,
+    encode_actions,
+    gaussian_bin_labels,
+)
 from vla_rl.policies.small_policy import SmallPolicy, require_replay
 from vla_rl.types import ActOutput, EvaluateOutput, ImitationBatch, Observation
 
@@ -125,12 +130,17 @@ class TokenPolicy(SmallPolicy):
         )
 
     def evaluate(self, replay: Mapping[str, Tensor]) -> EvaluateOutput:
-        """Score the decisions in ``replay`` under the present parameters, with gradients."""
+        """Score the decisions in ``replay`` under the present parameters, with gradients.
+
+        Raises:
+            ValueError: If they were made by another kind of policy or with other bins.
+        """
         features = self.trunk(replay)
         log_probs = self._log_probs(features)
-        tokens = require_replay(replay, "action_tokens", log_probs.device)[..., None]
+        tokens = require_replay(replay, "action_tokens", log_probs.device)
+        check_tokens(tokens, num_bins=self.num_bins)
         return EvaluateOutput(
-            log_prob=log_probs.gather(-1, tokens)[..., 0],
+            log_prob=log_probs.gather(-1, tokens[..., None])[..., 0],
             entropy=-(log_probs.exp() * log_probs).sum(-1),
             value=self._value(features),
         )
@@ -148,7 +158,8 @@ class TokenPolicy(SmallPolicy):
                 ``mean`` the mean over all tokens of the batch.
 
         Raises:
-            ValueError: If a key is missing or the chunk length is another.
+            ValueError: If a key is missing, the chunk length is another or an action is far outside
+                the bins.
         """
         inputs, action, mask = self._read_demonstrations(batch)
         labels = gaussian_bin_labels(

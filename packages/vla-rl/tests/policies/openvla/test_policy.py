@@ -113,6 +113,27 @@ def test_imitation_loss_is_cross_entropy_of_the_demonstrated_tokens(
     torch.testing.assert_close(mean, (2 * loss[0] + loss[1]) / 3)
 
 
+def test_demonstrations_beyond_the_quantiles_are_clipped_as_published(make_policy, norm_stats):
+    policy = make_policy(decoding="parallel")
+    high = Bounds.from_norm_stats(norm_stats, "toy").unnormalize(torch.ones(1, 1, 7))
+    pad = torch.zeros(1, 1, dtype=torch.bool)
+    losses = [
+        policy.imitation_loss(_obs(1) | {"action": action, "action_is_pad": pad})
+        for action in (high, 100.0 * high)
+    ]
+    assert torch.equal(*losses)
+    with pytest.raises(ValueError, match=r"finite numbers in `action`, got .* in row 0"):
+        policy.imitation_loss(_obs(1) | {"action": high * torch.nan, "action_is_pad": pad})
+
+
+def test_a_decision_with_tokens_of_no_action_is_named(make_policy):
+    policy = make_policy(decoding="parallel")
+    replay = policy.act(_obs(1)).replay
+    replay["action_tokens"][0, 0, 3] = 5
+    with pytest.raises(ValueError, match=r"`action_tokens` from 31744 to 31999, .* got 5\."):
+        policy.evaluate(replay)
+
+
 @pytest.mark.parametrize("decoding", ["autoregressive", "parallel"])
 def test_the_critic_sends_no_gradient_into_the_policy(make_policy, decoding):
     policy = make_policy(decoding=decoding)

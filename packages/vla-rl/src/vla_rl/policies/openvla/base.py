@@ -215,6 +215,12 @@ class OpenVLABase(nn.Module):
                 f"got {tuple(action.shape)}."
             )
         mask = ~to_tensor(require(batch, "action_is_pad"), device)
+        # Beyond the quantiles is clipped, as published; NaN would silently become some token.
+        if not bool(action[mask].isfinite().all()):
+            row = int((mask & ~action.isfinite().all(-1)).any(-1).nonzero()[0])
+            raise ValueError(
+                f"Expected finite numbers in `action`, got {action[row].tolist()} in row {row}."
+            )
         return self.action_bounds.normalize(action), mask
 
     @staticmethod

@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Generator, Tensor, nn
 
+from vla_rl.functional.action_bins import check_tokens
 from vla_rl.policies.openvla.action_tokens import (
     Bounds,
     decode_action_tokens,
@@ -180,9 +181,14 @@ class OpenVLAPolicy(OpenVLABase):
         )
 
     def evaluate(self, replay: Mapping[str, Tensor]) -> EvaluateOutput:
-        """Score the decisions in ``replay`` under the present parameters, with gradients."""
+        """Score the decisions in ``replay`` under the present parameters, with gradients.
+
+        Raises:
+            ValueError: If they were made by another kind of policy or with other bins.
+        """
         prefix = self._prefix(replay)
         tokens = require_replay(replay, "action_tokens", prefix.mask.device)
+        check_tokens(tokens, num_bins=self._last - self._first, first=self._first)
         hidden = self._states(prefix, tokens.flatten(1))
         log_probs = self._log_probs(hidden)
         return EvaluateOutput(
@@ -196,13 +202,15 @@ class OpenVLAPolicy(OpenVLABase):
     ) -> Tensor:
         """Return the cross entropy of the demonstrated actions' tokens at temperature 1.
 
+        Actions outside the statistics' range are clipped to it, as in the published training.
+
         Args:
             batch: An observation with ``action`` ``(n, k, a)`` and ``action_is_pad`` ``(n, k)``.
             reduction: ``none`` gives the mean over each sample's own tokens ``(n,)``, in nats;
                 ``mean`` the mean over all tokens of the batch.
 
         Raises:
-            ValueError: If a key is missing or the chunk length is another.
+            ValueError: If a key is missing, the chunk length is another or an action is not finite.
         """
         action, mask = self._demonstrations(batch)
         config = self.network.config

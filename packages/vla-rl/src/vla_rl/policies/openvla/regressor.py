@@ -98,7 +98,7 @@ class OpenVLARegressor(OpenVLABase):
         """Return the absolute error of normalised actions, per sample ``(n,)`` or its mean.
 
         Raises:
-            ValueError: If a key is missing or the chunk length is another.
+            ValueError: If a key is missing, the chunk length is another or an action is not finite.
         """
         action, mask = self._demonstrations(batch)
         return self._reduce((self._regress(self.read(batch)) - action).abs(), mask, reduction)
