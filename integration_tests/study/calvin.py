@@ -11,6 +11,7 @@ import torch
 
 from bench_adapters import VectorEnv, make
 from bench_adapters.envs.calvin_chains import official_chains
+from bench_adapters.envs.calvin_clone import find_clone
 from bench_adapters.evaluate import evaluate
 from bench_adapters.record import record_dataset
 from integration_tests.pipelines.demonstrations import demonstrations, policy_arguments
@@ -72,7 +73,11 @@ def calvin(lab: Lab, *, shaping: str) -> Result:
     Args:
         lab: Of the seed.
         shaping: ``dense`` or ``sparse``; ``none`` evaluates the cloned policy.
+
+    Raises:
+        SimulatorUnavailableError: If there is no clone of CALVIN.
     """
+    find_clone(None)
     sizes = lab.profile.calvin
     config = RFTFConfig(
         episodes_per_update=sizes.episodes_per_update,
