@@ -178,7 +178,8 @@ class Lab:
         for shift in [None, *(SHIFTS if shifted else [])]:
             name = shift or "in_distribution"
             num = self.profile.num_shifted if shift else self.profile.base.num_evaluated
-            with self.env(shift, ignore_terminations=True) as env:
+            # In this process: others would compile the renderer's shaders for longer than they run.
+            with self.env(shift, ignore_terminations=True, num_workers=0) as env:
                 result = evaluate(
                     policy,
                     env,
