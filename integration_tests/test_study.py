@@ -39,7 +39,12 @@ def result_of(run, rng):
     rate = (0.4 if run.kind == "start" else 0.7 if good else 0.5) + rng.uniform(-0.04, 0.04)
     score = {"successes": round(100 * rate), "episodes": 100}
     curve = [
-        {"episodes": 96 * (i + 1), "success_once": rate * i / 10, "kept_groups_share": rate}
+        {
+            "episodes": 96 * (i + 1),
+            "episode_length": 40.0,
+            "success_once": rate * i / 10,
+            "kept_groups_share": rate,
+        }
         for i in range(10)
     ]
     if run.kind == "calvin":

@@ -18,21 +18,26 @@ COLOURS = ("#2b6cb0", "#d08a2c", "#3a8f5c", "#a34a6b", "#6b5fb0", "#5b6875")
 
 
 def learning_curves(groups: Mapping[str, Mapping[int, Result]]) -> Any:
-    """Plot success of training episodes: mean over seeds, each seed thin behind it."""
+    """Plot success of training episodes: mean over seeds in its bootstrap interval."""
     figure, axis = plt.subplots(figsize=(8, 4.2))
     for colour, (name, group) in zip(COLOURS, groups.items(), strict=False):
-        rows = [
-            (curve_of(r["curve"], "episodes"), smooth(curve_of(r["curve"]))) for r in group.values()
-        ]
-        for x, y in rows:
-            axis.plot(x, y, color=colour, alpha=0.2, lw=1)
-        if rows:
-            mean = np.mean([y for _, y in rows], axis=0)
-            axis.plot(rows[0][0], mean, color=colour, lw=2.2, label=f"{name} (n = {len(rows)})")
-    axis.set(xlabel="training episodes", ylabel="success of training episodes", ylim=(0, 1))
+        if not group:
+            continue
+        steps = np.mean([_steps(result["curve"]) for result in group.values()], axis=0)
+        success = np.array([smooth(curve_of(result["curve"])) for result in group.values()])
+        mean, low, high = np.array([interval_of_mean(values) for values in success.T]).T
+        axis.fill_between(steps, low, high, color=colour, alpha=0.18, lw=0)
+        axis.plot(steps, mean, color=colour, lw=2.2, label=f"{name} (n = {len(group)})")
+    axis.set(xlabel="environment steps", ylabel="success of training episodes", ylim=(0, 1))
     axis.grid(alpha=0.3)
     axis.legend(loc="upper left", fontsize=9)
     return figure
+
+
+def _steps(curve: Sequence[Mapping[str, float]]) -> Any:
+    """Return the environment steps up to the end of each update."""
+    episodes = np.diff(curve_of(curve, "episodes"), prepend=0.0)
+    return np.cumsum(episodes * curve_of(curve, "episode_length"))
 
 
 def curves_at_drops(results: Mapping[int, Result]) -> Any:

@@ -274,6 +274,7 @@ def curve_of(rows: Sequence[dict[str, Any]], key: str = "success_once") -> Any:
 
 KEPT = (
     "episodes",
+    "episode_length",
     "success_once",
     "kept_groups_share",
     "zero_advantage_share",
