@@ -34,7 +34,7 @@ def learning_curves(groups: Mapping[str, Mapping[int, Result]]) -> Any:
     return figure
 
 
-def _steps(curve: Sequence[Mapping[str, float]]) -> Any:
+def _steps(curve: Sequence[dict[str, Any]]) -> Any:
     """Return the environment steps up to the end of each update."""
     episodes = np.diff(curve_of(curve, "episodes"), prepend=0.0)
     return np.cumsum(episodes * curve_of(curve, "episode_length"))
