@@ -87,7 +87,8 @@ def join_rows(parts: Sequence[Any], order: Tensor | None = None) -> Any:
     if isinstance(parts[0], dict):
         return {key: join_rows([part[key] for part in parts], order) for key in parts[0]}
     joined = parts[0] if len(parts) == 1 else torch.cat(list(parts))
-    return joined if order is None else joined[order]
+    # Rows of images: several times as fast as indexing.
+    return joined if order is None else joined.index_select(0, order)
 
 
 def join_rollouts(rollouts: Sequence[Rollout]) -> Rollout:

@@ -77,7 +77,7 @@ def require(batch: Mapping[str, Any], key: str) -> Any:
 
 def _select(value: Any, index: Tensor) -> Any:
     if isinstance(value, Tensor):
-        return value[index.to(value.device)]
+        return value.index_select(0, index.to(value.device))
     if isinstance(value, np.ndarray):
         return value[index.numpy()]
     return [value[row] for row in index.tolist()]

@@ -9,9 +9,9 @@ import torch
 from torch import Generator
 from tqdm import tqdm
 
-from vla_rl.decisions import Rollout, join_rollouts
+from vla_rl.decisions import Rollout
 from vla_rl.types import Policy, ProgressModel, VecEnv
-from vla_rl.wave import OnStep, Play, Wave
+from vla_rl.wave import OnStep, Play, Wave, join_waves
 
 ProgressAt = Literal["failures", "decisions"]
 """Which states a progress model is asked about: how failed episodes ended, or every state."""
@@ -95,7 +95,7 @@ def collect_episodes(  # noqa: PLR0913  # options of a rollout, by name
 
     with tqdm(total=len(seeds), desc="episodes", disable=not progress_bar, leave=False) as bar:
         _take_turns([play(*pair, bar) for pair in zip(envs, models, strict=True)])
-    return join_rollouts([wave.rollout for wave in waves])
+    return join_waves(waves)
 
 
 def _take_turns(plays: Sequence[Play]) -> None:

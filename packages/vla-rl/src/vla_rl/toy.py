@@ -175,24 +175,33 @@ class ToyProgressModel:
     In the image, or where the state holds the named dot, there.
     """
 
+    def __init__(self, *, reach: float = 1.0, near_miss: float = 1.0) -> None:
+        """Choose how far it sees and how well it tells a success from a near miss.
+
+        Args:
+            reach: Distance from the goal's edge at which progress is 0, in world units; farther
+                away nothing makes any progress. The world is 2.6 across.
+            near_miss: Progress just outside the goal, in [0, 1].
+        """
+        self.reach, self.near_miss = reach, near_miss
+
     def reset(self, env_mask: Any = None) -> None:
         """Do nothing: it has no history."""
 
     def progress(self, obs: Observation) -> Float[Tensor, " n"]:
-        """Return 1 at the goal, falling linearly to 0 at half the world's width."""
+        """Return 1 at the goal, outside of it ``near_miss``, falling linearly to 0 at ``reach``."""
         if f"observation.images.{CAMERA}" not in obs:
             state = torch.as_tensor(obs["observation.state"])
-            return _closeness(state[:, 2:] - state[:, :2])
+            return self._closeness(state[:, 2:] - state[:, :2])
         image = torch.as_tensor(obs[f"observation.images.{CAMERA}"]).to(torch.float32)
         axis = (torch.arange(image.shape[1]) + 0.5) * 2.0 / image.shape[1] - 1.0
         grid = torch.stack(torch.meshgrid(axis, axis, indexing="xy"), -1)
         weight = image / image.sum((1, 2), keepdim=True)
         dots = torch.einsum("nyxc,yxd->ncd", weight, grid)
         goal = 1 + torch.tensor([TASKS.index(task) for task in obs["task"]])
-        return _closeness(dots[torch.arange(len(goal)), goal] - dots[:, 0])
+        return self._closeness(dots[torch.arange(len(goal)), goal] - dots[:, 0])
 
-
-def _closeness(delta: Float[Tensor, "n 2"]) -> Float[Tensor, " n"]:
-    distance = torch.linalg.vector_norm(delta, dim=-1)
-    progress: Tensor = (1.0 + _RADIUS - distance).clamp(0.0, 1.0)
-    return progress
+    def _closeness(self, delta: Float[Tensor, "n 2"]) -> Float[Tensor, " n"]:
+        distance = torch.linalg.vector_norm(delta, dim=-1)
+        progress = ((self.reach + _RADIUS - distance) / self.reach).clamp(0.0, 1.0)
+        return torch.where(progress < 1.0, self.near_miss * progress, progress)

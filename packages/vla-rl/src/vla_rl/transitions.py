@@ -42,7 +42,7 @@ class TransitionStore:
     def sample(self, size: int, generator: torch.Generator) -> dict[str, Tensor]:
         """Return rows drawn with replacement."""
         rows = torch.randint(len(self), (size,), generator=generator)
-        return {key: value[rows] for key, value in self.data.items()}
+        return {key: value.index_select(0, rows) for key, value in self.data.items()}
 
     def state_dict(self) -> dict[str, Any]:
         """Return all rows."""

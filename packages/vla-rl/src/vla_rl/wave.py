@@ -1,6 +1,7 @@
 """One episode in each environment of a vector, turned into decisions."""
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -9,7 +10,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from tqdm import tqdm
 
-from vla_rl.decisions import Episodes, Rollout, join_rows
+from vla_rl.decisions import Episodes, Rollout, join_rollouts, join_rows
 from vla_rl.functional.advantages import chunk_discounts, chunk_rewards
 from vla_rl.observations import concat_rows, replace_rows, select_rows, to_tensor
 from vla_rl.types import ActOutput, ChunkStep, Observation, Policy, ProgressModel, VecEnv
@@ -26,7 +27,7 @@ class Wave:
     """One episode in each environment; see `vla_rl.rollout.collect_episodes`."""
 
     rollout: Rollout
-    """What was played, once it has been."""
+    """What was played, once it has been, without what is to be replayed; see `join_waves`."""
 
     def __init__(
         self,
@@ -41,15 +42,12 @@ class Wave:
         self.progress_model = progress_model
         n = env.num_envs
         self.live = torch.arange(n) < len(seeds)
-        self.success_once = torch.zeros(n, dtype=torch.bool)
-        self.success_at_end = torch.zeros(n, dtype=torch.bool)
-        self.length = torch.zeros(n, dtype=torch.long)
-        self.env_return = torch.zeros(n)
-        self.truncated = torch.zeros(n, dtype=torch.bool)
         self.final_progress = torch.full((n,), float("nan"))
         self.final_rows: list[int] = []
         self.final_obs: list[Observation] = []
         self.decisions: list[dict[str, Any]] = []
+        self.replays: list[dict[str, Tensor]] = []
+        self.order = torch.empty(0, dtype=torch.long)  # of the decisions, by episode
 
     def play(
         self,
@@ -81,37 +79,46 @@ class Wave:
         self.rollout = self._finish(model_of_ends, bootstrap=bootstrap)
 
     def _record(self, decision: ActOutput, step: ChunkStep) -> Bool[Tensor, " n"]:
-        """Store the decisions of running episodes; returns which of them ended."""
-        reward, mask, terminated, truncated = self._checked(decision, step)
-        rows = self.live.nonzero()[:, 0]
-        over = terminated | truncated
-        success = _field(step.info, "success", mask.shape).bool() & mask
-        steps = mask.sum(-1)
-        last = success.gather(1, (steps - 1).clamp(min=0)[:, None])[:, 0]
+        """Store the decisions of running episodes; returns which of them ended.
 
-        self.success_once |= success.any(-1)
-        self.success_at_end = torch.where(steps > 0, last, self.success_at_end)
-        self.length += steps
-        self.env_return += reward.sum(-1)
-        self.truncated |= truncated
+        No more than must be known at once is worked out here, the rest by `_finish` for all chunks.
+        """
+        shape = decision.actions.shape[:2]
+        if shape[0] != self.env.num_envs:
+            raise ValueError(
+                f"Expected actions for {self.env.num_envs} environments, got {shape[0]}."
+            )
+        terminated, truncated, valid = (
+            _as_chunk(getattr(step, name), shape, name).bool()
+            for name in ("terminated", "truncated", "valid")
+        )
+        over = (terminated | truncated) & valid
+        if bool((self.live & ~valid.any(-1)).any()):
+            row = int((self.live & ~valid.any(-1)).nonzero()[0])
+            raise ValueError(
+                f"Expected the running episode of seed {self.seeds[row]} to execute at least one "
+                "step of the chunk, got `valid` all false."
+            )
         kept = {
-            "replay": dict(decision.replay),
             "log_prob": decision.log_prob,
             "value": decision.value,
             "progress": None,
             "next_progress": None,
-            "reward": chunk_rewards(reward, mask, gamma=self.gamma),
-            "discount": chunk_discounts(mask, gamma=self.gamma),
-            "mask": mask,
+            "reward": _as_chunk(step.reward, shape, "reward").to(torch.float32),
+            "success": _field(step.info, "success", shape).bool(),
+            "valid": valid,
             "terminated": terminated,
             "truncated": truncated,
-            "episode": torch.arange(len(mask)),
+            "episode": torch.arange(shape[0]),
         }
-        self.decisions.append(_select(kept, None if bool(self.live.all()) else rows))
-        if over.any():
-            self._keep_final(step, over)
-        self.live &= ~over
-        return over
+        chosen = None if bool(self.live.all()) else self.live.nonzero()[:, 0]
+        self.decisions.append(_select(kept, chosen))
+        self.replays.append(_select(dict(decision.replay), chosen))
+        ended = over.any(-1) & self.live
+        if ended.any():
+            self._keep_final(step, ended)
+        self.live &= ~ended
+        return ended
 
     def _progress(self, obs: Observation, live: Bool[Tensor, " n"]) -> Float[Tensor, " n"] | None:
         if self.progress_model is None:
@@ -121,9 +128,13 @@ class Wave:
             row = int((live & ~progress.isfinite()).nonzero()[0])
             raise ValueError(
                 f"Expected finite progress, got {progress[row].item()} in the episode of seed "
-                f"{self.seeds[row]} after {int(self.length[row])} steps."
+                f"{self.seeds[row]} after {self._executed(row)} steps."
             )
         return progress
+
+    def _executed(self, row: int) -> int:
+        """Return how many steps an episode has executed so far."""
+        return sum(int(d["valid"][d["episode"] == row].sum()) for d in self.decisions)
 
     def _record_progress(
         self,
@@ -144,36 +155,6 @@ class Wave:
         self.final_progress[ended] = reached[ended]
         return reached
 
-    def _checked(self, decision: ActOutput, step: ChunkStep) -> tuple[Tensor, ...]:
-        """Return reward and mask ``(n, k)`` and per-chunk terminated and truncated ``(n,)``."""
-        shape = decision.actions.shape[:2]
-        if shape[0] != self.env.num_envs:
-            raise ValueError(
-                f"Expected actions for {self.env.num_envs} environments, got {shape[0]}."
-            )
-        reward = _as_chunk(step.reward, shape, "reward").to(torch.float32)
-        terminated = _as_chunk(step.terminated, shape, "terminated").bool()
-        truncated = _as_chunk(step.truncated, shape, "truncated").bool()
-        over = (terminated | truncated).long()
-        # Up to and including the first end; an environment that resets itself goes on after it.
-        first_episode = over.cumsum(-1) - over == 0
-        mask = _as_chunk(step.valid, shape, "valid").bool() & first_episode & self.live[:, None]
-        reward = torch.where(mask, reward, 0.0)
-        if not bool(reward.isfinite().all()):
-            row = int((~reward.isfinite()).any(-1).nonzero()[0])
-            raise ValueError(
-                f"Expected finite rewards, got {reward[row].tolist()} in the episode of seed "
-                f"{self.seeds[row]} after {int(self.length[row])} steps."
-            )
-        if bool((self.live & ~mask.any(-1)).any()):
-            row = int((self.live & ~mask.any(-1)).nonzero()[0])
-            raise ValueError(
-                f"Expected the running episode of seed {self.seeds[row]} to execute at least one "
-                "step of the chunk, got `valid` all false."
-            )
-        terminated = (terminated & mask).any(-1)
-        return reward, mask, terminated, (truncated & mask).any(-1) & ~terminated
-
     def _keep_final(self, step: ChunkStep, over: Bool[Tensor, " n"]) -> None:
         rows = over.nonzero()[:, 0]
         self.final_obs.append(final_observation(step.info, rows))
@@ -182,25 +163,56 @@ class Wave:
     def _finish(self, progress_model: ProgressModel | None, *, bootstrap: bool) -> Rollout:
         """Put the decisions of each episode one after the other, and add what is known at ends."""
         final_obs, final_rows = concat_rows(self.final_obs), torch.tensor(self.final_rows)
-        order = torch.cat([d["episode"] for d in self.decisions]).argsort(stable=True)
-        wave = join_rows(self.decisions, order)
+        self.order = torch.cat([d["episode"] for d in self.decisions]).argsort(stable=True)
+        wave = join_rows(self.decisions, self.order)
+        episodes = self._summarize(wave)
         wave["next_value"] = self._next_values(wave, final_obs, final_rows, bootstrap=bootstrap)
-        progress = self.final_progress
-        failed = (~self.success_at_end[final_rows]).nonzero()[:, 0]
+        failed = (~episodes.success_at_end[final_rows]).nonzero()[:, 0]
         if progress_model is not None and len(failed):
             progress_model.reset()
             predicted = to_tensor(progress_model.progress(select_rows(final_obs, failed)))
-            progress[final_rows[failed]] = predicted.cpu().to(torch.float32)
+            episodes.progress[final_rows[failed]] = predicted.cpu().to(torch.float32)
+        return Rollout(**wave, replay={}, episodes=episodes)
+
+    def _summarize(self, wave: dict[str, Any]) -> Episodes:
+        """Turn what each step of a chunk reported into decisions; returns a row per episode."""
+        ends, valid = wave["terminated"] | wave["truncated"], wave.pop("valid")
+        # Up to and including the first end; an environment that resets itself goes on after it.
+        mask = valid & (ends.long().cumsum(-1) - ends.long() == 0)
+        reward = torch.where(mask, wave["reward"], 0.0)
+        success = wave.pop("success") & mask
+        steps, episode = mask.sum(-1), wave["episode"]
+        self._check_rewards(reward, steps, episode)
+        wave["mask"] = mask
+        wave["reward"] = chunk_rewards(reward, mask, gamma=self.gamma)
+        wave["discount"] = chunk_discounts(mask, gamma=self.gamma)
+        wave["terminated"] = (wave["terminated"] & mask).any(-1)
+        wave["truncated"] = (wave["truncated"] & mask).any(-1) & ~wave["terminated"]
+        last = wave["terminated"] | wave["truncated"]
         count = len(self.seeds)
-        episodes = Episodes(
+        zeros = torch.zeros(count, dtype=torch.long)
+        return Episodes(
             seed=torch.tensor(self.seeds),
-            success_once=self.success_once[:count],
-            success_at_end=self.success_at_end[:count],
-            length=self.length[:count],
-            env_return=self.env_return[:count],
-            progress=progress[:count],
+            success_once=zeros.index_add(0, episode, success.any(-1).long()) > 0,
+            # One decision of each episode is its last, and they are in the order of the episodes.
+            success_at_end=success.gather(1, steps[:, None] - 1)[last, 0],
+            length=zeros.index_add(0, episode, steps),
+            env_return=torch.zeros(count).index_add(0, episode, reward.sum(-1)),
+            progress=self.final_progress[:count],
         )
-        return Rollout(**wave, episodes=episodes)
+
+    def _check_rewards(
+        self, reward: Float[Tensor, "d k"], steps: Int[Tensor, " d"], episode: Int[Tensor, " d"]
+    ) -> None:
+        finite = reward.isfinite().all(-1)
+        if bool(finite.all()):
+            return
+        row = int((~finite).nonzero()[0])
+        before = int(steps[:row][episode[:row] == episode[row]].sum())
+        raise ValueError(
+            f"Expected finite rewards, got {reward[row].tolist()} in the episode of seed "
+            f"{self.seeds[int(episode[row])]} after {before} steps."
+        )
 
     def _next_values(
         self,
@@ -214,7 +226,9 @@ class Wave:
             return None
         next_value = torch.cat([wave["value"][1:], wave["value"].new_zeros(1)])
         next_value[wave["terminated"] | wave["truncated"]] = 0.0
-        cut = self.truncated[final_rows].nonzero()[:, 0]
+        truncated = torch.zeros(self.env.num_envs, dtype=torch.bool)
+        truncated[wave["episode"][wave["truncated"]]] = True
+        cut = truncated[final_rows].nonzero()[:, 0]
         if bootstrap and len(cut):
             # Greedy, so that the look ahead takes nothing from the generator.
             value = self.policy.act(select_rows(final_obs, cut), deterministic=True).value
@@ -223,6 +237,20 @@ class Wave:
             by_row[final_rows[cut]] = value.cpu()
             next_value[wave["truncated"]] = by_row[wave["episode"][wave["truncated"]]]
         return next_value
+
+
+def join_waves(waves: Sequence[Wave]) -> Rollout:
+    """Return what waves have played, one after the other."""
+    replay = {}
+    counts = [len(wave.order) for wave in waves]
+    for key, first in waves[0].replays[0].items():
+        # Images are most of a rollout: each is copied once, straight to its place.
+        rows = first.new_empty(sum(counts), *first.shape[1:])
+        for wave, place in zip(waves, rows.split(counts), strict=True):
+            played = torch.cat([part[key] for part in wave.replays])
+            torch.index_select(played, 0, wave.order, out=place)
+        replay[key] = rows
+    return replace(join_rollouts([wave.rollout for wave in waves]), replay=replay)
 
 
 def final_observation(info: Any, rows: Int[Tensor, " e"]) -> Observation:
@@ -262,4 +290,4 @@ def _select(x: Any, rows: Tensor | None) -> Any:
         return None
     if isinstance(x, dict):
         return {key: _select(value, rows) for key, value in x.items()}
-    return x.cpu() if rows is None else x.cpu()[rows]
+    return x.cpu() if rows is None else x.cpu().index_select(0, rows)

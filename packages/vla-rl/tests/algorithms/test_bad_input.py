@@ -58,7 +58,7 @@ def _shorter(step):
     ("change", "message"),
     [
         (lambda s: s._replace(reward=s.reward * np.nan), r"finite rewards, .* episode of seed \d+"),
-        (_shorter, r"`reward` of shape \(4, 4\) .* to match the policy's actions, got \(4, 3\)"),
+        (_shorter, r"`valid` of shape \(4, 4\) .* to match the policy's actions, got \(4, 3\)"),
         (lambda s: s._replace(valid=s.valid & False), r"to execute at least one step of the chunk"),
     ],
 )

@@ -104,7 +104,8 @@ class ClippedUpdate:
             order = torch.randperm(count, generator=shuffler)
             for i, rows in enumerate(order.tensor_split(num_minibatches)):
                 minibatch = {
-                    key: value[rows].to(self.fabric.device) for key, value in batch.items()
+                    key: value.index_select(0, rows).to(self.fabric.device)
+                    for key, value in batch.items()
                 }
                 where = f"update {update + 1}, epoch {epoch + 1}, minibatch {i + 1}"
                 step = self._step(minibatch, update, where, kl_coefficient, first=not steps)
