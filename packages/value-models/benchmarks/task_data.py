@@ -30,10 +30,10 @@ NO_DROP = ("PushCube", "PullCube", "PokeCube")  # what they do is not carried
 CAMERA = "camera"
 STATE = "observation.state"
 ARM_STATE = 9 + 3
-STATE_DIM = 2 * ARM_STATE
-"""Joints and fingers (9) and tool position (3) of one or two arms; zeros for a second that is not
-there. A real robot knows as much; what the simulator adds to some tasks (goal position, whether the
-cube is held) is left out."""
+STATE_DIM = 4 * ARM_STATE
+"""Joints and fingers (9) and tool position (3) of one or two arms, zeros for a second that is not
+there, and their change since the frame before. A real robot knows as much; what the simulator adds
+to some tasks (goal position, whether the cube is held) is left out."""
 TOOLS = {"PickCube": (10,), "PlaceSphere": (10,), "LiftPegUpright": (16,)}
 """Where the tool position begins in the recorded state, if not behind the joints."""
 TWO_ARMS = {"joints": (0, 18), "tools": (36, 43)}
@@ -107,7 +107,10 @@ def read_states(root: Path, env: str) -> dict[int, torch.Tensor]:
         for joint, tool in zip(joints, tools, strict=True)
         for part in (state[:, joint : joint + 9], state[:, tool : tool + 3])
     ]
-    known = F.pad(torch.cat(arms, 1), (0, STATE_DIM - ARM_STATE * len(joints)))
+    place = F.pad(torch.cat(arms, 1), (0, ARM_STATE * (2 - len(joints))))
+    change = place - place.roll(1, 0)
+    change[torch.tensor(rows["frame_index"].to_pylist()) == 0] = 0.0
+    known = torch.cat([place, change], 1)
     episode = torch.tensor(rows["episode_index"].to_pylist())
     return {index: known[episode == index] for index in sorted(set(episode.tolist()))}
 

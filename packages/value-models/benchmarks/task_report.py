@@ -91,6 +91,7 @@ def _first_epoch(runs: Sequence[dict[str, Any]]) -> list[str]:
     return [
         f"RFTF after one epoch, order accuracy {mean:.3f} ± {half:.3f}: {listed}",
         f"RFTF after one epoch, falls: {_added(counted)}",
+        f"RFTF after one epoch, falls after a drop: {_added(counted, key='drops_by_task')}",
         f"RFTF after one epoch, dips: {_added(counted, key='dips')}",
     ]
 

@@ -43,6 +43,11 @@ def score(
     curves = {id(e): curve(model, e.encoded) for e in [*held_out, *failures]}
     result = _scores(held_out, curves, is_share=is_share)
     result["falls"] = _falls(failures, curves)
+    result["drops_by_task"] = {
+        env: found["drop"]
+        for env in TASKS
+        if "drop" in (found := _falls([e for e in failures if e.env == env], curves))
+    }
     result["dips"] = _dips([*failures, *held_out], curves)
     if isinstance(model, GatedValueModel):
         result |= _routing(model, held_out)
