@@ -82,7 +82,8 @@ def calvin(lab: Lab, *, shaping: str) -> Result:
     config = RFTFConfig(
         episodes_per_update=sizes.episodes_per_update,
         shaping=shaping == "dense",
-        eta_success=1.0,
+        eta_success=2.0,
+        kl_target=None,
         seed=lab.seed,
         seed_start=lab.train_seed,
     )

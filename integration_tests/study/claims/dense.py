@@ -44,7 +44,9 @@ DENSE = Claim(
     source="RFTF, table 3",
     hypothesis="RFTF's shaped advantage gives more success than its sparse ablation, which can "
     "fall below the policy it starts from.",
-    setting="RFTF with KL penalty, from the same cloned policy, η = 1.",
+    setting="RFTF with a KL penalty of fixed weight 0.01, from the same cloned policy; η = 2 "
+    "balances its success of a third. On seed 40, with η = 1 ten updates changed nothing, and with "
+    "a learning rate of 1e-3 success fell to 3 %.",
     runs=ARMS.runs,
     judge=judge,
 )
