@@ -61,7 +61,10 @@ MODELS: dict[str, tuple[Any, dict[str, Any]]] = {
     "single head (ReWiND)": (RewindModule, {"network": SIZE}),
     "SARM": (StageModule, {"network": {**SIZE, "priors": LEVELS}}),
     "Feat2Go, 201 bins": (ProgressModule, {"hidden_dim": 128}),
-    "RFTF ranking": (RankingModule, {"network": {"hidden_dim": 128, "dropout": 0.1}}),
+    "RFTF ranking": (
+        RankingModule,
+        {"network": {"hidden_dim": 128, "dropout": 0.1, "head_layers": 2}},
+    ),
 }
 RANKED_STATE = [7, 8, 19, 20, *range(STATE_DIM // 2, STATE_DIM)]
 """What the ranking reads of the state: the fingers, and how all moves. Where the arm is would tell
@@ -230,7 +233,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path("outputs/tasks"))
     parser.add_argument("--out", type=Path, default=Path("outputs/bench_tasks"))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--steps", type=int, default=1500)
+    parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--episodes", type=int, default=80, help="of a task, where it is recorded")
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
     parser.add_argument("--measure", nargs="+", choices=MEASURES, default=list(MEASURES))

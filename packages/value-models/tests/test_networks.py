@@ -87,3 +87,11 @@ def test_head_is_norm_linear_gelu_linear():
     head, x = ProgressHead(8, 201), torch.randn(3, 8)
     hidden = F.gelu(F.layer_norm(x, (8,)) @ head[1].weight.T + head[1].bias)
     torch.testing.assert_close(head(x), hidden @ head[3].weight.T + head[3].bias)
+
+
+def test_head_of_two_hidden_layers():
+    head, x = ProgressHead(8, 5, num_layers=2), torch.randn(3, 8)
+    hidden = F.layer_norm(x, (8,))
+    for layer in (head[1], head[3]):
+        hidden = F.gelu(hidden @ layer.weight.T + layer.bias)
+    torch.testing.assert_close(head(x), hidden @ head[5].weight.T + head[5].bias)

@@ -147,13 +147,18 @@ class PatchTrunk(nn.Module):
 class ProgressHead(nn.Sequential):
     """LayerNorm, Linear, GELU, Linear: a vector to the logits of the progress bins.
 
+    Args:
+        hidden_dim: Width of the vector.
+        num_bins: Logits.
+        num_layers: How often Linear, GELU come before the last Linear.
+
     Source: Feat2Go (arXiv 2605.30795) for the parts and the 201 bins; their order is ours.
     """
 
-    def __init__(self, hidden_dim: int, num_bins: int) -> None:
+    def __init__(self, hidden_dim: int, num_bins: int, *, num_layers: int = 1) -> None:
+        hidden = [(nn.Linear(hidden_dim, hidden_dim), nn.GELU()) for _ in range(num_layers)]
         super().__init__(
             nn.LayerNorm(hidden_dim),
-            nn.Linear(hidden_dim, hidden_dim),
-            nn.GELU(),
+            *(layer for pair in hidden for layer in pair),
             nn.Linear(hidden_dim, num_bins),
         )

@@ -39,6 +39,7 @@ class FrameModel(FrozenFeatureModel):
         num_buckets: Rows of the instruction hash table.
         more_cameras: Further cameras.
         state_dim: Width of ``observation.state``; 0 leaves it out.
+        head_layers: Hidden layers of the head.
     """
 
     def __init__(  # noqa: PLR0913 - scalars are the config of a saved folder
@@ -55,6 +56,7 @@ class FrameModel(FrozenFeatureModel):
         num_buckets: int,
         more_cameras: Sequence[str],
         state_dim: int,
+        head_layers: int = 1,
     ) -> None:
         super().__init__(
             camera=camera,
@@ -65,6 +67,7 @@ class FrameModel(FrozenFeatureModel):
             state_dim=state_dim,
         )
         check_sizes(hidden_dim=hidden_dim, patch_dim=patch_dim, num_buckets=num_buckets)
+        check_sizes(head_layers=head_layers)
         self.instruction = InstructionEmbedding(hidden_dim, num_buckets=num_buckets)
         self.trunk = PatchTrunk(
             num_patches=self.feature_shape[0],
@@ -74,7 +77,7 @@ class FrameModel(FrozenFeatureModel):
             dropout=dropout,
             state_dim=state_dim,
         )
-        self.head = ProgressHead(hidden_dim, num_outputs)
+        self.head = ProgressHead(hidden_dim, num_outputs, num_layers=head_layers)
 
     def read(
         self,
@@ -239,13 +242,14 @@ class TemporalRankingModel(FrameModel, library_name="value-models"):
         num_buckets: Rows of the instruction hash table.
         more_cameras: Further cameras.
         state_dim: Width of ``observation.state``; 0 leaves it out.
+        head_layers: Hidden layers of the head.
 
     Source: RFTF, arXiv 2505.19767, section 3.1, with a small trunk in place of the policy's.
     """
 
     model_type: ClassVar[str] = "temporal_ranking"
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - scalars are the config of a saved folder
         self,
         *,
         camera: str,
@@ -258,6 +262,7 @@ class TemporalRankingModel(FrameModel, library_name="value-models"):
         num_buckets: int = 1024,
         more_cameras: Sequence[str] = (),
         state_dim: int = 0,
+        head_layers: int = 1,
     ) -> None:
         super().__init__(
             camera=camera,
@@ -271,6 +276,7 @@ class TemporalRankingModel(FrameModel, library_name="value-models"):
             num_buckets=num_buckets,
             more_cameras=more_cameras,
             state_dim=state_dim,
+            head_layers=head_layers,
         )
 
     def forward(
