@@ -1,11 +1,13 @@
 """What claims are judged by: results of each seed, success rates and their differences."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from integration_tests.study.design import Profile, Result, Results, Run, Verdict, make_run
+from integration_tests.study import figures
+from integration_tests.study.design import Finding, Profile, Result, Results, Run, make_run
 from integration_tests.study.lab import curve_of
 from integration_tests.study.shifts import SHIFTS
 from integration_tests.study.statistics import percent, points, verdict_of
@@ -13,21 +15,6 @@ from integration_tests.study.statistics import percent, points, verdict_of
 Score = Callable[[Result], float]
 Done = Mapping[int, Result]
 """Results of a kind of run by seed."""
-
-
-class Arms(dict[str, Run]):
-    """What a claim compares, by the name of its row; the seeds of these runs do not count.
-
-    A name that begins with ``start`` is that of a policy that was not trained.
-    """
-
-    def runs(self, profile: Profile) -> list[Run]:
-        """Return the runs of all arms and seeds."""
-        return [run for arm in self.values() for run in with_seeds(profile, arm)]
-
-    def found(self, profile: Profile, results: Results) -> dict[str, Done]:
-        """Return the results of each arm, as far as they are done."""
-        return {name: done(profile, results, arm) for name, arm in self.items()}
 
 
 def arm(kind: str, **options: Any) -> Run:
@@ -79,26 +66,9 @@ def differences(one: Done, other: Done, score: Score) -> list[float]:
     return [score(one[seed]) - score(other[seed]) for seed in one if seed in other]
 
 
-def against_best(found: Mapping[str, Done], ours: str, others: Sequence[str], score: Score
-                 ) -> Verdict:  # fmt: skip
-    """Judge that an arm scores above the best of others."""
-    return verdict_of(smallest([differences(found[ours], found[n], score) for n in others]))
-
-
 def smallest(gains: Sequence[Sequence[float]]) -> Sequence[float]:
     """Return the differences with the smallest mean; none if some have not been measured."""
     return min(gains, key=lambda gain: float(np.mean(gain)) if gain else -np.inf)
-
-
-def remarks(found: Mapping[str, Done], pairs: Sequence[tuple[str, str]], score: Score,
-            what: str = "") -> list[str]:  # fmt: skip
-    """Return a line for each pair of arms with the first one's gain over the second."""
-    lines = []
-    for ours, other in pairs:
-        gain = differences(found[ours], found[other], score)
-        if gain:
-            lines.append(f"{ours} minus {other}{what}: {points(gain)} points.")
-    return lines
 
 
 def column(results: Done, score: Score) -> str:
@@ -107,15 +77,63 @@ def column(results: Done, score: Score) -> str:
     return percent(values) if values and not np.isnan(values).any() else "–"
 
 
-def table(found: Mapping[str, Done], scores: Mapping[str, Score]) -> dict[str, Any]:
-    """Return ``header`` and ``rows`` of a table of arms."""
-    rows = [
-        [name, str(len(results)), *(column(results, score) for score in scores.values())]
-        for name, results in found.items()
-    ]
-    return {"header": ["", "seeds", *scores], "rows": rows}
+class Arms(dict[str, Run]):
+    """What a claim compares, by the name of its row; the seeds of these runs do not count.
+
+    A name that begins with ``start`` is that of a policy that was not trained.
+    """
+
+    def runs(self, profile: Profile) -> list[Run]:
+        """Return the runs of all arms and seeds."""
+        return [run for arm in self.values() for run in with_seeds(profile, arm)]
+
+    def found(self, profile: Profile, results: Results) -> dict[str, Done]:
+        """Return the results of each arm, as far as they are done."""
+        return {name: done(profile, results, arm) for name, arm in self.items()}
 
 
-def trained(found: Mapping[str, Done]) -> dict[str, Done]:
-    """Return the arms that have a learning curve."""
-    return {name: group for name, group in found.items() if not name.startswith("start")}
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Comparison:
+    """Judges that one arm scores above the best of others; a claim's ``judge``."""
+
+    arms: Arms
+    scores: Mapping[str, Score]
+    """Columns of the table."""
+    ours: str
+    others: Sequence[str]
+    by: str
+    """Column that the verdict goes by."""
+    told: Sequence[tuple[str, str]] = ()
+    """Further pairs of arms whose difference is told."""
+
+    def __call__(self, profile: Profile, results: Results) -> Finding:
+        """Return table, differences, verdict and learning curves."""
+        found = self.arms.found(profile, results)
+        score = self.scores[self.by]
+        gains = [differences(found[self.ours], found[other], score) for other in self.others]
+        against = "the best of " if len(self.others) > 1 else ""
+        return Finding(
+            verdict=verdict_of(smallest(gains)),
+            header=["", "seeds", *self.scores],
+            rows=[
+                [name, str(len(group)), *(column(group, score) for score in self.scores.values())]
+                for name, group in found.items()
+            ],
+            remarks=[
+                *self._differences(found),
+                f"Verdict: {self.by}, {self.ours} against {against}{', '.join(self.others)}.",
+            ],
+            draw=lambda: figures.learning_curves(
+                {name: group for name, group in found.items() if not name.startswith("start")}
+            ),
+        )
+
+    def _differences(self, found: Mapping[str, Done]) -> list[str]:
+        pairs = [*((self.ours, other) for other in self.others), *self.told]
+        lines = []
+        for name, score in self.scores.items():
+            for one, other in pairs:
+                gain = differences(found[one], found[other], score)
+                if gain and not np.isnan(gain).any():
+                    lines.append(f"{name}, {one} minus {other}: {points(gain)}.")
+        return lines

@@ -1,46 +1,32 @@
 """Feat2Go's reward with values that tell less, and other ways to pay progress."""
 
-from integration_tests.study import figures
 from integration_tests.study.comparison import (
     Arms,
-    against_best,
+    Comparison,
     arm,
-    remarks,
     success,
-    table,
-    trained,
     training_success,
 )
-from integration_tests.study.design import Claim, Finding, Profile, Results
+from integration_tests.study.design import Claim
 
-ARMS = Arms(
-    {
-        "start": arm("start"),
-        "sparse": arm("ppo", reward="sparse"),
-        "Feat2Go": arm("ppo", reward="feat2go"),
-        "its mean": arm("ppo", reward="feat2go", control="mean"),
-        "shuffled": arm("ppo", reward="feat2go", control="shuffled"),
-        "naive bonus": arm("ppo", reward="naive"),
-        "potential": arm("ppo", reward="potential"),
-    }
+JUDGE = Comparison(
+    arms=Arms(
+        {
+            "start": arm("start"),
+            "sparse": arm("ppo", reward="sparse"),
+            "Feat2Go": arm("ppo", reward="feat2go"),
+            "its mean": arm("ppo", reward="feat2go", control="mean"),
+            "shuffled": arm("ppo", reward="feat2go", control="shuffled"),
+            "naive bonus": arm("ppo", reward="naive"),
+            "potential": arm("ppo", reward="potential"),
+        }
+    ),
+    scores={"success %": success, "mean training success %": training_success},
+    ours="Feat2Go",
+    others=("its mean", "shuffled"),
+    by="success %",
+    told=[("Feat2Go", other) for other in ("sparse", "naive bonus", "potential")],
 )
-UNINFORMED = ("its mean", "shuffled")
-
-
-def judge(profile: Profile, results: Results) -> Finding:
-    """Compare success with that of uninformed values."""
-    found = ARMS.found(profile, results)
-    pairs = [("Feat2Go", other) for other in trained(found) if other != "Feat2Go"]
-    return Finding(
-        verdict=against_best(found, "Feat2Go", UNINFORMED, success),
-        **table(found, {"success %": success, "mean training success %": training_success}),
-        remarks=[
-            *remarks(found, pairs, success),
-            "Verdict: success against the better of its mean and shuffled.",
-        ],
-        draw=lambda: figures.learning_curves(trained(found)),
-    )
-
 
 CONTROLS = Claim(
     name="controls",
@@ -49,6 +35,6 @@ CONTROLS = Claim(
     hypothesis="Replaced by its mean or given to other episodes, the value no longer helps; paid "
     "at every step as it is, it does harm.",
     setting="PPO from the same cloned policy; only the reward differs.",
-    runs=ARMS.runs,
-    judge=judge,
+    runs=JUDGE.arms.runs,
+    judge=JUDGE,
 )

@@ -1,43 +1,29 @@
 """SPIRAL's rounds with three rewards."""
 
-from integration_tests.study import figures
 from integration_tests.study.comparison import (
     Arms,
-    against_best,
+    Comparison,
     arm,
-    remarks,
     success,
-    table,
-    trained,
 )
-from integration_tests.study.design import Claim, Finding, Profile, Results
+from integration_tests.study.design import Claim
 
 FROZEN = "start, frozen"
-ARMS = Arms(
-    {
-        FROZEN: arm("spiral", reward="none"),
-        "SARM2": arm("spiral", reward="sarm2"),
-        "single head": arm("spiral", reward="single_head"),
-        "sparse": arm("spiral", reward="sparse"),
-    }
+JUDGE = Comparison(
+    arms=Arms(
+        {
+            FROZEN: arm("spiral", reward="none"),
+            "SARM2": arm("spiral", reward="sarm2"),
+            "single head": arm("spiral", reward="single_head"),
+            "sparse": arm("spiral", reward="sparse"),
+        }
+    ),
+    scores={"success %": success},
+    ours="SARM2",
+    others=(FROZEN, "single head", "sparse"),
+    by="success %",
+    told=[("sparse", FROZEN)],
 )
-PAIRS = [*(("SARM2", other) for other in ARMS if other != "SARM2"), ("sparse", FROZEN)]
-
-
-def judge(profile: Profile, results: Results) -> Finding:
-    """Compare success after the last round."""
-    found = ARMS.found(profile, results)
-    others = [name for name in ARMS if name != "SARM2"]
-    return Finding(
-        verdict=against_best(found, "SARM2", others, success),
-        **table(found, {"success %": success}),
-        remarks=[
-            *remarks(found, PAIRS, success),
-            "Verdict: SARM2 against the best of the three others.",
-        ],
-        draw=lambda: figures.learning_curves(trained(found)),
-    )
-
 
 ROUNDS = Claim(
     name="rounds",
@@ -47,6 +33,6 @@ ROUNDS = Claim(
     "head or the sparse one.",
     setting="SPIRAL with its published losses on a frozen Gaussian policy; 96 episodes and 1000 "
     "steps per round.",
-    runs=ARMS.runs,
-    judge=judge,
+    runs=JUDGE.arms.runs,
+    judge=JUDGE,
 )
