@@ -25,6 +25,8 @@ def ablation(lab: Lab) -> Result:
         f"--seeds={lab.seed}",
         f"--steps={lab.profile.num_steps}",
         f"--episodes={lab.profile.num_task_episodes}",
+        "--measure",
+        "table",
         "--models",
         *MODELS[:-1],
     ]
