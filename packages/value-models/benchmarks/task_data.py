@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 import torch.nn.functional as F
-from task_progress import Attempt, Plan, Truth, true_progress
+from task_progress import Attempt, Plan, Truth, last_motion, true_progress
 
 from value_models.features import EncodedEpisode, encode_episodes
 from value_models.primitives import primitive_index
@@ -50,6 +50,9 @@ class TaskEpisode:
     perturbation: str
     event: int | None
     """Frame from which it went wrong."""
+    motion: int
+    """Frames until the arms stand still for good: what follows, such as waiting for a ball to come
+    to rest, has no order to be seen."""
 
 
 def record(data: Path, *, episodes: int = 80, seed: int = 40_000_000, workers: int = 2) -> None:
@@ -176,7 +179,8 @@ def _episode(
         "tau": torch.where(known, scaled - stage, torch.nan),
     }
     encoded = EncodedEpisode(index, task, attempt.success, features[:n], progress, signals)
-    return TaskEpisode(encoded, env, attempt.perturbation, truth.event)
+    motion = min(last_motion(attempt) + 1, n)
+    return TaskEpisode(encoded, env, attempt.perturbation, truth.event, motion)
 
 
 def _encode(root: Path, truths: dict[int, Truth], encoder: Any) -> dict[int, Any]:

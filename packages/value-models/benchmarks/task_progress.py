@@ -153,6 +153,11 @@ def _event(attempt: Attempt) -> int | None:
         carrying = np.array([name in CARRYING for name in attempt.phase])
         opens = (closed[:-1] & ~closed[1:]).any(1) & carrying[1:]
         return int(np.flatnonzero(opens)[0]) + 1 if opens.any() else None
+    return last_motion(attempt)
+
+
+def last_motion(attempt: Attempt) -> int:
+    """Return the frame after the last one in which an arm moved; 0 if none ever did."""
     width = attempt.action.shape[1]
     arms = [slice(0, 3), slice(4, 7)] if width == 8 else [slice(0, 3)]
     speed = np.max([np.linalg.norm(attempt.action[:, arm], axis=1) for arm in arms], axis=0)

@@ -51,7 +51,7 @@ def table(results: dict[str, Any], *, num_episodes: int) -> str:
     """Return one Markdown table and the lines under it."""
     columns = ("mse_macro", "mse_micro", "order_accuracy", "auroc", "collapse")
     lines = ["| model | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
-    models = [m for m in results if m not in ("first epoch", "clock test")]
+    models = [m for m in results if not m.startswith(("first epoch", "clock test"))]
     for name in models:
         runs = list(results[name].values())
         cells = []
@@ -72,12 +72,13 @@ def table(results: dict[str, Any], *, num_episodes: int) -> str:
         lines += [f"{key}: " + ", ".join(
             f"{name} {interval([run[name] for run in runs])[0]:.3f}" for name in runs[0]
         )] if runs else []  # fmt: skip
-    lines += _first_epoch(list(results.get("first epoch", {}).values()))
+    for key in ("first epoch", "first epoch, whole state"):
+        lines += _first_epoch(key, list(results.get(key, {}).values()))
     lines += _clock(list(results.get("clock test", {}).values()))
     return "\n".join(lines) + "\n"
 
 
-def _first_epoch(runs: Sequence[dict[str, Any]]) -> list[str]:
+def _first_epoch(name: str, runs: Sequence[dict[str, Any]]) -> list[str]:
     """RFTF: order by task, and what happens after failures."""
     if not runs:
         return []
@@ -87,12 +88,14 @@ def _first_epoch(runs: Sequence[dict[str, Any]]) -> list[str]:
         for task in runs[0]["order_by_task"]
     }
     listed = ", ".join(f"{task} {value:.3f}" for task, value in tasks.items())
+    moving = interval([run["order_in_motion"] for run in runs])
     counted = {str(i): run for i, run in enumerate(runs)}
     return [
-        f"RFTF after one epoch, order accuracy {mean:.3f} ± {half:.3f}: {listed}",
-        f"RFTF after one epoch, falls: {_added(counted)}",
-        f"RFTF after one epoch, falls after a drop: {_added(counted, key='drops_by_task')}",
-        f"RFTF after one epoch, dips: {_added(counted, key='dips')}",
+        f"RFTF, {name}, order accuracy {mean:.3f} ± {half:.3f}: {listed}",
+        f"RFTF, {name}, order until the arms stand still: {moving[0]:.3f} ± {moving[1]:.3f}",
+        f"RFTF, {name}, falls: {_added(counted)}",
+        f"RFTF, {name}, falls after a drop: {_added(counted, key='drops_by_task')}",
+        f"RFTF, {name}, dips: {_added(counted, key='dips')}",
     ]
 
 

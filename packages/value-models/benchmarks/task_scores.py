@@ -92,6 +92,8 @@ def _scores(
     clean = [e for e in episodes if e.encoded.success and not e.perturbation]
     order = {id(e): float(order_accuracy(curves[id(e)])) for e in clean}
     result["order_accuracy"] = _mean(list(order.values()))
+    moving = [float(order_accuracy(curves[id(e)][: e.motion])) for e in clean if e.motion > 1]
+    result["order_in_motion"] = _mean(moving)
     result["order_by_task"] = {
         env: _mean([order[id(e)] for e in clean if e.env == env]) for env in TASKS
     }
