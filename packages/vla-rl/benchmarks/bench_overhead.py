@@ -111,7 +111,7 @@ def turns_ratio() -> float:
     return ratio(
         lambda: collect_episodes(policy, envs[0], range(96), bootstrap=False),
         lambda: collect_episodes(policy, envs[1:], range(96), bootstrap=False),
-        clock=time.perf_counter,
+        time.perf_counter,
     )
 
 

@@ -109,3 +109,21 @@ def test_broken_policies_are_found(kind, clause):
     policy = kind(cameras=["front"], state_dim=2, action_dim=2, image_size=16)
     with pytest.raises(AssertionError, match=clause):
         check_policy(policy, make_observation(3))
+
+
+def test_progress_falls_from_a_near_miss_to_nothing_within_reach():
+    # The goal's edge lies 0.15 from its middle.
+    distance = np.array([0.1, 0.15 + 1e-4, 0.15 + 1.0, 0.15 + 2.0, 2.5], dtype=np.float32)
+    state = np.stack([0 * distance, 0 * distance, distance, 0 * distance], -1)
+    progress = ToyProgressModel(reach=2.0, near_miss=0.7).progress({"observation.state": state})
+    np.testing.assert_allclose(progress, [1.0, 0.7, 0.35, 0.0, 0.0], atol=1e-4)
+    plain = ToyProgressModel().progress({"observation.state": state})
+    np.testing.assert_allclose(plain, [1.0, 1.0, 0.0, 0.0, 0.0], atol=1e-3)
+
+
+def test_episodes_start_no_closer_than_asked():
+    env = ToyReachEnv(num_envs=50, observe="state", min_distance=1.2)
+    state = env.reset(seed=0)[0]["observation.state"]
+    assert np.linalg.norm(state[:, 2:] - state[:, :2], axis=-1).min() >= 1.2
+    with pytest.raises(ValueError, match=r"`min_distance` of at most 1\.2, got 3"):
+        ToyReachEnv(min_distance=3)

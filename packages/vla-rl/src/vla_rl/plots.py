@@ -10,7 +10,8 @@ from matplotlib.figure import Figure
 PANELS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("success", ("success_once", "success_at_end")),
     ("reward per episode", ("reward_total", "reward_sparse", "reward_shaping")),
-    ("step", ("clip_fraction", "approx_kl", "kl_reference", "mean_abs_residual")),
+    ("share clipped", ("clip_fraction_token", "clip_fraction_action", "clip_fraction_chunk")),
+    ("step", ("approx_kl", "kl_reference", "mean_abs_log_ratio", "mean_abs_residual")),
     ("entropy (nats)", ("entropy",)),
     ("critic", ("explained_variance", "q", "td_target")),
     ("loss", ("loss", "policy_loss", "value_loss", "critic_loss")),

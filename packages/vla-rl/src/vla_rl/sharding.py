@@ -63,18 +63,18 @@ def load_whole_state(part: Any, state: Mapping[str, Any]) -> None:
     """Load what `whole_state` returned, each process its share."""
     if isinstance(part, nn.Module) and is_sharded(part):
         now = part.state_dict()
-        state = {name: _share_of(value, now[name]) for name, value in state.items()}
+        state = {name: share_of(value, now[name]) for name, value in state.items()}
     elif isinstance(part, Optimizer):
         parameters = [p for group in part.param_groups for p in group["params"]]
         moments = {
-            index: {name: _share_of(value, parameters[index]) for name, value in entry.items()}
+            index: {name: share_of(value, parameters[index]) for name, value in entry.items()}
             for index, entry in state["state"].items()
         }
         state = {**state, "state": moments}
     part.load_state_dict(cast(Any, state))
 
 
-def _share_of(value: Any, like: Any) -> Any:
+def share_of(value: Any, like: Any) -> Any:
     """Return a share of a tensor for a parameter of which each process has one."""
     if isinstance(like, DTensor) and isinstance(value, Tensor) and value.shape == like.shape:
         return distribute_tensor(value.to(like.device), like.device_mesh, like.placements)

@@ -46,6 +46,7 @@ class ToyReachEnv:
         tasks: Sequence[str] = TASKS,
         observe: Literal["image", "state"] = "image",
         autoreset: Literal["disabled", "same_step"] = "disabled",
+        min_distance: float = 3 * _RADIUS,
     ) -> None:
         """Create the environments; call `reset` before stepping.
 
@@ -58,10 +59,15 @@ class ToyReachEnv:
                 or the ``state`` holds the named dot, too, ``(4,)``, and there is no image.
             autoreset: After its end an environment waits (``disabled``) or starts anew within the
                 same chunk (``same_step``).
+            min_distance: From the start to the goal, in world units, at most 1.2: there is a start
+                that far from any goal.
         """
         unknown = sorted(set(tasks) - set(TASKS))
         if unknown or not tasks:
             raise ValueError(f"Expected `tasks` out of {TASKS}, got {list(tasks)}.")
+        if not min_distance <= 1.2:
+            raise ValueError(f"Expected `min_distance` of at most 1.2, got {min_distance}.")
+        self.min_distance = min_distance
         self._goals = [TASKS.index(task) for task in tasks]
         self.num_envs, self.image_size = num_envs, image_size
         self.max_episode_steps = max_episode_steps
@@ -129,7 +135,7 @@ class ToyReachEnv:
         rng = self._rngs[env]
         self._goal[env] = rng.choice(self._goals)
         self._dots[env] = rng.uniform(-0.9, 0.9, size=(3, 2))
-        while self._distance()[env] < 3 * _RADIUS:
+        while self._distance()[env] < self.min_distance:
             self._dots[env, 0] = rng.uniform(-0.9, 0.9, size=2)
         self._elapsed[env] = 0
         self._over[env] = False

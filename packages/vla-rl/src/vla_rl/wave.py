@@ -246,7 +246,7 @@ def join_waves(waves: Sequence[Wave]) -> Rollout:
     for key, first in waves[0].replays[0].items():
         # Images are most of a rollout: each is copied once, straight to its place.
         rows = first.new_empty(sum(counts), *first.shape[1:])
-        for wave, place in zip(waves, rows.split(counts), strict=True):
+        for wave, place in zip(waves, torch.split(rows, counts), strict=True):
             played = torch.cat([part[key] for part in wave.replays])
             torch.index_select(played, 0, wave.order, out=place)
         replay[key] = rows

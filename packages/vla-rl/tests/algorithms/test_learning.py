@@ -63,6 +63,30 @@ def test_from_nothing_to_nearly_always(tmp_path, algorithm, config, num_updates)
     assert _success(policy, env) >= 0.95
 
 
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_grpo_learns_from_groups_that_all_fail_with_feat2gos_reward_only(tmp_path, seed):
+    """Random weights do not reach goals this far away: outcomes tell no episode from another."""
+    success = {}
+    for reward in ("feat2go", "sparse"):
+        torch.manual_seed(seed)
+        policy = TokenPolicy(**STATE_ONLY, num_bins=5)
+        env = ToyReachEnv(num_envs=128, observe="state", min_distance=1.0)
+        sizes = {"episodes_per_update": 128, "group_size": 4, "minibatch_size": 128, "lr": 1e-3}
+        rows = GRPO(
+            policy,
+            env,
+            GRPOConfig(**sizes, reward=reward, seed=seed),
+            out_dir=tmp_path / reward,
+            progress_model=ToyProgressModel(reach=2.6),
+            progress_bar=False,
+        ).fit(25)
+        assert rows[0]["success_once"] == 0.0
+        assert (rows[0]["kept_groups_share"] > 0.9) == (reward == "feat2go")
+        success[reward] = _success(policy, env)
+    assert success["sparse"] <= 0.02  # one lucky episode in thousands is all it ever sees
+    assert success["feat2go"] >= 0.5
+
+
 def test_rftf_takes_a_weak_clone_to_nearly_always(tmp_path):
     policy = TokenPolicy(**STATE_ONLY, num_bins=5)
     samples = make_chunks(make_episodes(15, noise=0.5, observe="state"), chunk=4)

@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from vla_rl.algorithms.clipped_update import REPLAY
+from vla_rl.data import make_chunks
 from vla_rl.rollout import collect_episodes
-from vla_rl.testing import ToyReachEnv, make_policy
+from vla_rl.testing import ToyReachEnv, make_episodes, make_policy
 
 SCRIPT = Path(__file__).with_name("two_processes.py")
 
@@ -39,8 +40,8 @@ def _weights(batch, folder, devices, share, strategy):
     torch.save(batch, folder / "batch.pt")
     command = [sys.executable, str(SCRIPT), str(folder / "batch.pt"), str(out)]
     command += [str(devices), str(share), strategy]
-    # A minute is plenty: processes that wait for each other for ever must not go unnoticed.
-    subprocess.run(command, check=True, timeout=120)
+    # Minutes are plenty: processes that wait for each other for ever must not go unnoticed.
+    subprocess.run(command, check=True, timeout=240)
     return torch.load(out)
 
 
@@ -71,3 +72,29 @@ def test_a_process_without_a_valid_step_leaves_the_update_to_the_other(tmp_path,
     alone = _weights({k: v[first:] for k, v in batch.items()}, tmp_path, 1, 0, "auto")
     for name, weights in alone.items():
         torch.testing.assert_close(together[name], weights, atol=1e-6, rtol=0.0, msg=name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("algorithm", ["clone", "rabc"])
+def test_two_processes_clone_as_one_with_the_joined_batch(tmp_path, algorithm):
+    """Batches of nine are shared out unevenly; RA-BC's weights differ from sample to sample."""
+    episodes = make_episodes(2)
+    for i, episode in enumerate(episodes):
+        rise = torch.linspace(0.0, 1.0, len(episode["action"]))
+        episode["progress"] = rise if i else 0.3 * rise.square() - 0.2 * rise
+    torch.save(make_chunks(episodes, chunk=4), tmp_path / "samples.pt")
+    results = []
+    for devices in (1, 2):
+        out = tmp_path / f"{devices}.pt"
+        command = [sys.executable, str(SCRIPT.with_name("two_cloners.py"))]
+        command += [str(tmp_path / "samples.pt"), str(out), str(devices), algorithm]
+        subprocess.run(command, check=True, timeout=240)
+        results.append(torch.load(out))
+    alone, together = results
+    assert together["loss"] == pytest.approx(alone["loss"], abs=1e-6)
+    for name, weights in alone["weights"].items():
+        torch.testing.assert_close(
+            together["weights"][name], weights, atol=1e-6, rtol=0.0, msg=name
+        )
+    start = make_policy().state_dict()
+    assert not torch.equal(alone["weights"]["token_queries"], start["token_queries"])

@@ -5,6 +5,7 @@ import torch
 
 from vla_rl.functional.policy_losses import (
     adapt_kl_coefficient,
+    clip_fractions,
     clipped_surrogate,
     kl_k1,
     kl_k2,
@@ -105,6 +106,22 @@ def test_clip_fraction_grows_with_the_unit(level, fraction):
     )
     # Share of |N(0, sd)| beyond log 0.8 and log 1.2, given to two digits.
     assert float(diagnostics["clip_fraction"]) == pytest.approx(fraction, abs=0.02)
+    everywhere = clip_fractions(log_ratio, every)
+    assert everywhere[f"clip_fraction_{level}"] == diagnostics["clip_fraction"]
+
+
+def test_clip_fractions_of_parts_add_up_and_leave_out_what_was_not_executed():
+    new, old, _, mask = _batch()[:4]
+    log_ratio = torch.where(mask[..., None], new - old, torch.nan)
+    counts = {"token": 2.0 * mask.sum(), "action": mask.sum(), "chunk": mask.any(-1).sum()}
+    whole = clip_fractions(log_ratio, mask)
+    parts = [
+        clip_fractions(log_ratio[rows], mask[rows], denominators=counts)
+        for rows in (slice(0, 1), slice(1, 8))
+    ]
+    for name, value in whole.items():
+        assert 0.0 < float(value) < 1.0
+        torch.testing.assert_close(parts[0][name] + parts[1][name], value)
 
 
 def test_value_loss_is_huber_of_valid_entries():

@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 from vla_rl.algorithms.settings import OnPolicyConfig, PPOConfig
 from vla_rl.functional.policy_losses import (
     aggregate_log_ratio,
+    clip_fractions,
     clipped_surrogate,
     masked_mean,
     reference_kl,
@@ -185,6 +186,17 @@ class ClippedUpdate:
             dual_clip=config.dual_clip,
             level=config.level,
             denominator=counts.units,
+        )
+        diagnostics |= clip_fractions(
+            log_prob.detach() - batch["log_prob"],
+            mask,
+            clip_low=config.clip_low,
+            clip_high=config.clip_high,
+            denominators={
+                "token": counts.tokens,
+                "action": counts.tokens / log_prob.shape[-1],
+                "chunk": counts.decisions,
+            },
         )
         critic_loss, critic_diagnostics = self._critic_loss(value, batch, counts)
         entropy = masked_mean(all_entropy, mask, denominator=counts.tokens)

@@ -94,7 +94,10 @@ class OnPolicy(ABC, Generic[ConfigT]):
         self._penalty = None
         if self.config.kl_coefficient > 0.0:
             self._penalty = KLPenalty(
-                policy, coefficient=self.config.kl_coefficient, target=self.config.kl_target
+                policy,
+                coefficient=self.config.kl_coefficient,
+                target=self.config.kl_target,
+                whole_weights=self.whole_weights,
             )
             parts["kl_penalty"] = self._penalty
         self._run = RunState(

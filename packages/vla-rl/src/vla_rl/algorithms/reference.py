@@ -1,7 +1,7 @@
 """The policy that a run must not stray from, and how much straying costs."""
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, cast
 
 import torch
@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from vla_rl.functional.policy_losses import adapt_kl_coefficient
 from vla_rl.observations import num_rows
+from vla_rl.sharding import share_of
 from vla_rl.types import Policy
 
 
@@ -22,10 +23,20 @@ class KLPenalty:
         policy: Before the first update.
         coefficient: Weight at first, positive.
         target: KL to hold; None leaves the weight alone.
+        whole_weights: Block in which the policy may act; see `vla_rl.sharding.whole_weights`. Only
+            a strategy that shares weights out needs one.
     """
 
-    def __init__(self, policy: nn.Module, *, coefficient: float, target: float | None) -> None:
+    def __init__(
+        self,
+        policy: nn.Module,
+        *,
+        coefficient: float,
+        target: float | None,
+        whole_weights: Callable[[], AbstractContextManager[None]] = nullcontext,
+    ) -> None:
         self.coefficient, self._target, self._policy = coefficient, target, policy
+        self._whole_weights = whole_weights
         self._start = {
             name: parameter.detach().clone()
             for name, parameter in policy.named_parameters()
@@ -55,17 +66,22 @@ class KLPenalty:
         """Take up what `state_dict` returned."""
         self.coefficient = state["coefficient"]
         for name, kept in self._start.items():
-            kept.copy_(state["start"][name])
+            kept.copy_(share_of(state["start"][name], kept))
 
     @contextmanager
     def _as_at_the_start(self) -> Iterator[None]:
         self._swap()
         try:
-            yield
+            with self._whole_weights():
+                yield
         finally:
             self._swap()
 
+    @torch.no_grad()
     def _swap(self) -> None:
         now = dict(self._policy.named_parameters())
         for name, kept in self._start.items():
-            self._start[name], now[name].data = now[name].data, kept
+            # Copied: a strategy may hold on to the memory of the parameters it has shared out.
+            present = now[name].detach().clone()
+            now[name].copy_(kept)
+            kept.copy_(present)

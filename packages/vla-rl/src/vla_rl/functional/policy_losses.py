@@ -1,5 +1,7 @@
 """Losses of policies and critics; masked entries count neither above nor below the line."""
 
+import math
+from collections.abc import Mapping
 from typing import Literal
 
 import torch
@@ -116,6 +118,40 @@ def clipped_surrogate(
             )
         }
     return loss, diagnostics
+
+
+@torch.no_grad()
+def clip_fractions(
+    log_ratio: Float[Tensor, "n k a"],
+    mask: Bool[Tensor, "n k"],
+    *,
+    clip_low: float = 0.2,
+    clip_high: float = 0.2,
+    denominators: Mapping[Level, float] | None = None,
+) -> dict[str, Float[Tensor, ""]]:
+    """Return the share of ratios outside the interval, for every unit that could be clipped.
+
+    Args:
+        log_ratio: New minus old log-probability of each action token.
+        mask: Which actions of each chunk were executed.
+        clip_low: How far a ratio may fall below 1.
+        clip_high: How far it may rise above 1.
+        denominators: See `masked_mean`, one per level.
+
+    Returns:
+        ``clip_fraction_token``, ``clip_fraction_action`` and ``clip_fraction_chunk``.
+    """
+    executed = torch.where(mask[..., None], log_ratio, 0.0)
+    fractions = {}
+    for level in LEVELS:
+        joined, unit_mask = aggregate_log_ratio(executed, mask, level=level)
+        outside = (joined < math.log1p(-clip_low)) | (joined > math.log1p(clip_high))
+        fractions[f"clip_fraction_{level}"] = masked_mean(
+            outside.to(joined.dtype),
+            unit_mask,
+            denominator=None if denominators is None else denominators[level],
+        )
+    return fractions
 
 
 def value_loss(
