@@ -1,5 +1,6 @@
 """Every check of the monorepo: `nox` runs the test command, `nox -l` lists the sessions."""
 
+import itertools
 import json
 import os
 import tarfile
@@ -148,16 +149,23 @@ def study(session: nox.Session) -> None:
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """Measure speed as ratios within one run: `nox -s bench -- bench_adapters`."""
+    """Measure, as ratios within one run: `nox -s bench -- bench_adapters`, all without a name.
+
+    One script, with options: `nox -s bench -- value_models.bench_tasks --seeds 0`.
+    """
+    wanted = list(itertools.takewhile(lambda word: not word.startswith("-"), session.posargs))
+    scripts = {
+        f"{module}.{script.stem}": script
+        for dist, module in PACKAGES.items()
+        for script in benchmarks(dist)
+    }
+    chosen = [name for name in scripts if not wanted or {name, name.split(".")[0]} & set(wanted)]
+    if not chosen:
+        session.error(f"{wanted} is neither a package nor one of {sorted(scripts)}")
     install_all(session)
     prepare_simulator(session)
-    wanted = session.posargs or [
-        module for dist, module in PACKAGES.items() if list(benchmarks(dist))
-    ]
-    for dist, module in PACKAGES.items():
-        if module in wanted:
-            for script in benchmarks(dist):
-                session.run("python", str(script))
+    for name in chosen:
+        session.run("python", str(scripts[name]), *session.posargs[len(wanted) :])
 
 
 def benchmarks(dist: str) -> list[Path]:
