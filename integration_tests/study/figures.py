@@ -40,20 +40,24 @@ def _steps(curve: Sequence[dict[str, Any]]) -> Any:
     return np.cumsum(episodes * curve_of(curve, "episode_length"))
 
 
-def curves_at_drops(results: Mapping[int, Result]) -> Any:
-    """Plot values of attempts that drop the cube, with the moment marked."""
-    shown = [curve for item in results.values() for curve in item["shown"]][:8]
-    figure, axes = plt.subplots(2, 4, figsize=(11, 4.2), sharey=True)
-    for axis in axes.flat[len(shown) :]:
-        axis.set_axis_off()
-    for axis, curve in zip(axes.flat, shown, strict=False):
-        axis.plot(curve["values"], color=COLOURS[0])
-        axis.axvline(curve["event"], color=COLOURS[1], ls="--")
-        axis.grid(alpha=0.3)
+def curves_at_drops(groups: Mapping[str, Mapping[int, Result]]) -> Any:
+    """Plot values of attempts that drop the cube, one curve for each model, the moment marked."""
+    figure, axes = plt.subplots(2, 4, figsize=(11, 4.6), sharey=True)
+    for colour, (name, group) in zip(COLOURS, groups.items(), strict=False):
+        shown = [curve for item in group.values() for curve in item["shown"]]
+        for axis, curve in zip(axes.flat, shown, strict=False):
+            axis.plot(curve["values"], color=colour, label=name)
+            axis.axvline(curve["event"], color="#5b6875", ls="--", lw=1)
+    for axis in axes.flat:
+        if axis.lines:
+            axis.grid(alpha=0.3)
+        else:
+            axis.set_axis_off()
     for axis in axes[-1]:
         axis.set_xlabel("frame")
     for axis in axes[:, 0]:
         axis.set_ylabel("value")
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="upper right", ncols=2)
     figure.suptitle("Attempts that drop the cube (dashed)", fontsize=11)
     return figure
 

@@ -25,25 +25,36 @@ from progress_labels.encoders import load_encoder
 from value_models.data import ProgressDataModule
 from value_models.functional import order_accuracy
 from value_models.progress_model import TemporalRankingModel
+from value_models.recordings import RecordedEpisodes
 from value_models.window_modules import RankingModule
 from value_models.windows import WindowSpec
 
 NUM_EPOCHS = 3
 WINDOWS = WindowSpec(num_frames=8, stride=3)
+STATE = "observation.state"
 GRASPED = 9
 """Where ``observation.state`` says whether the cube is in the hand."""
 FRAMES_AFTER = 5
 """Frames at the end of an attempt whose mean value is compared with that of the event."""
 
 
-def ranking(lab: Lab) -> Result:
-    """Train on the order of frames; return accuracies by epoch and what curves do at drops."""
+def ranking(lab: Lab, *, reads: str = "picture") -> Result:
+    """Train on the order of frames; return accuracies by epoch and what curves do at drops.
+
+    Args:
+        lab: Of the seed.
+        reads: ``picture``, or ``state`` for a model that reads ``observation.state`` besides.
+    """
+    name = "ranking" if reads == "picture" else f"ranking-{reads}"
 
     def work(folder: Path) -> Result:
-        model, result = train_ranking(lab.episodes(), camera=CAMERA, seed=lab.seed, folder=folder)
-        return {**result, **_falls(lab, model, folder / "drops")}
+        episodes = lab.episodes()
+        if reads == "state":
+            episodes = RecordedEpisodes(episodes, lab.base().dataset, columns=[STATE])
+        model, result = train_ranking(episodes, camera=CAMERA, seed=lab.seed, folder=folder)
+        return {**result, **_falls(model, _drops(lab))}
 
-    return lab.stages("ranking").run("fit", lab.profile.sizes(), work)
+    return lab.stages(name).run("fit", lab.profile.sizes(), work)
 
 
 def train_ranking(
@@ -66,11 +77,13 @@ def train_ranking(
     )
     data.setup()
     lightning.seed_everything(seed, verbose=False)
+    signals = data.train_episodes[0].signals
     module = RankingModule(
         camera=camera,
         encoder_id=data.encoder_id,
         num_patches=data.num_patches,
         feature_dim=data.feature_dim,
+        network={"state_dim": signals[STATE].shape[1]} if STATE in signals else {},
         lr=3e-3,
         seed=seed,
     )
@@ -109,29 +122,37 @@ class _AfterEpoch(lightning.Callback):
         pl_module.model.eval()
         scores = []
         for episode in self.episodes:
-            batch = {
+            batch: dict[str, Any] = {
                 f"observation.features.{self.camera}": episode.features[None],
                 "task": [episode.task],
             }
+            batch |= {key: value[None] for key, value in episode.signals.items() if key == STATE}
             values = pl_module.model.compute_progress(batch)[0]
             scores.append(float(order_accuracy(values)))
         self.accuracies.append(sum(scores) / len(scores))
         pl_module.model.train()
 
 
-def _falls(lab: Lab, model: TemporalRankingModel, root: Path) -> Result:
-    """Record attempts that drop the cube; return how many curves fall from there to the end."""
-    record_dataset(
-        ENV_ID,
-        root,
-        num_episodes=max(4, lab.profile.base.num_evaluated // 2),
-        seed=RECORD_SEEDS + (FIRST_SEED + lab.seed) * SEED_STRIDE + SEED_STRIDE // 2,
-        noise=NOISE,
-        failure_fraction=1.0,
-        perturbations=["drop"],
-        num_workers=lab.profile.base.num_workers,
-        env_kwargs={"cameras": [CAMERA], "max_episode_steps": MAX_STEPS},
-    )
+def _drops(lab: Lab) -> Path:
+    """Record attempts that drop the cube, once for the models of a seed."""
+    root = lab.out / f"drops-seed{lab.seed}"
+    with lab.alone("drops"):
+        record_dataset(
+            ENV_ID,
+            root,
+            num_episodes=max(4, lab.profile.base.num_evaluated // 2),
+            seed=RECORD_SEEDS + (FIRST_SEED + lab.seed) * SEED_STRIDE + SEED_STRIDE // 2,
+            noise=NOISE,
+            failure_fraction=1.0,
+            perturbations=["drop"],
+            num_workers=lab.profile.base.num_workers,
+            env_kwargs={"cameras": [CAMERA], "max_episode_steps": MAX_STEPS},
+        )
+    return root
+
+
+def _falls(model: TemporalRankingModel, root: Path) -> Result:
+    """Return how many curves fall from the drop to the end."""
     fell = num = 0
     shown: list[dict[str, Any]] = []
     for episode in EpisodeDataset(root, camera=CAMERA):
@@ -142,7 +163,11 @@ def _falls(lab: Lab, model: TemporalRankingModel, root: Path) -> Result:
         if event + FRAMES_AFTER >= len(held):
             continue
         frames = torch.as_tensor(episode["frames"])[None]
-        batch = {f"observation.images.{CAMERA}": frames, "task": [episode["task"]]}
+        batch = {
+            f"observation.images.{CAMERA}": frames,
+            STATE: torch.as_tensor(episode["state"])[None],
+            "task": [episode["task"]],
+        }
         values: Tensor = model.compute_progress(batch)[0]
         num += 1
         fell += bool(values[-FRAMES_AFTER:].mean() < values[event])

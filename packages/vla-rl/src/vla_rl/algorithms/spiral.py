@@ -136,13 +136,11 @@ class Spiral:
             rollout = self._collect(number, generator)
             self.store.add(rollout_transitions(rollout, gamma=config.gamma, dense=config.dense))
             losses = self._learn(number, generator)
-        episodes = rollout.episodes
         return {
             "round": number + 1,
             "episodes": (number + 1) * config.episodes_per_round,
             "transitions": len(self.store),
-            "success_once": float(episodes.success_once.float().mean()),
-            "success_at_end": float(episodes.success_at_end.float().mean()),
+            **{name: float(value) for name, value in rollout.episodes.metrics().items()},
             **losses,
         }
 
