@@ -4,11 +4,13 @@ import sys
 
 import pytest
 import torch
+from torch.nn.utils import parameters_to_vector
 
 from value_models import __version__
 from value_models.cli import main
 from value_models.progress_model import DistributionalProgressModel
 from value_models.stock import STOCK
+from value_models.window_model import RewindRegressor
 
 # Lightning's own calls into jsonargparse, and its remarks on folders that a test fills on purpose.
 pytestmark = [
@@ -212,10 +214,19 @@ def test_a_report_needs_its_callback(run):
         run("report", "--config", "config.yaml", "--ckpt_path", "checkpoints/last.ckpt")
 
 
-def test_two_processes_by_flag(write_config, tmp_path):
+def test_two_processes_by_flag_train_one_model(write_config, tmp_path):
     write_config(_window_config("RewindModule", NETWORKS["RewindModule"]))
-    flags = ["--trainer.strategy", "ddp", "--trainer.devices", "2", "--trainer.max_epochs", "1"]
-    command = [sys.executable, "-m", "value_models.cli", "fit", "--config", "config.yaml", *flags]
-    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, timeout=300)
-    saved = json.loads((tmp_path / "model" / "config.json").read_text())
-    assert saved["model_type"] == "rewind_regressor"
+    weights = []
+    for strategy in ("ddp", "fsdp2"):
+        folder = tmp_path / strategy
+        folder.mkdir()
+        command = [sys.executable, "-m", "value_models.cli", "fit"]
+        command += ["--config", "../config.yaml", "--trainer.devices", "2"]
+        command += ["--trainer.strategy", strategy]
+        # The second start goes on from a checkpoint.
+        for more in (["1"], ["2", "--ckpt_path", "checkpoints/last.ckpt"]):
+            run = [*command, "--trainer.max_epochs", *more]
+            subprocess.run(run, cwd=folder, check=True, capture_output=True, timeout=300)
+        model = RewindRegressor.from_pretrained(folder / "model")
+        weights.append(parameters_to_vector(model.parameters()))
+    torch.testing.assert_close(weights[0], weights[1], rtol=0.0, atol=1e-5)

@@ -14,6 +14,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.utilities import rank_zero_info
 
 from value_models.pretrained import PretrainedModule, save_folder
+from value_models.sharding import whole_model
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -43,7 +44,7 @@ class ExportModel(Callback):
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save on the first rank."""
-        model = pl_module.model
+        model = whole_model(pl_module)
         if trainer.is_global_zero and isinstance(model, PretrainedModule):
             save_folder(model, self.folder)
 
@@ -108,13 +109,13 @@ class ReportWriter(Callback):
         self._write(trainer, pl_module)
 
     def _write(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if not trainer.is_global_zero:
-            return
         # Seconds of import that a run without a report need not pay for.
         from value_models.report import write_report
 
         data: Any = getattr(trainer, "datamodule", None)
-        write_report(self.path, pl_module.model, data, num_strips=self.num_strips)
+        model = whole_model(pl_module)
+        if trainer.is_global_zero:
+            write_report(self.path, model, data, num_strips=self.num_strips)
         rank_zero_info(f"Report: {self.path}")
 
 

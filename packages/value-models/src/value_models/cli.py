@@ -62,9 +62,12 @@ def _run_lightning() -> None:
 
     from value_models.callbacks import ReportWriter
     from value_models.data import ProgressDataModule
+    from value_models.sharding import register
 
     # The features are in memory: workers would only copy them.
     warnings.filterwarnings("ignore", ".*does not have many workers.*")
+
+    register()
 
     class ProgressCLI(LightningCLI):
         def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:

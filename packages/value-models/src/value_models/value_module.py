@@ -17,6 +17,7 @@ from value_models.metrics import (
     RankCorrelation,
     SquaredError,
 )
+from value_models.sharding import shard
 from value_models.types import ProgressBatch
 
 
@@ -53,6 +54,11 @@ class ValueModule(LightningModule):
         """Progress of every frame of whole episodes."""
         progress: Tensor = self.model.compute_progress(batch)
         return progress
+
+    def configure_model(self) -> None:
+        """Share out the parameters under the strategy ``fsdp2``."""
+        if self.device_mesh is not None:
+            shard(self)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a checkpoint of another encoder or architecture."""
