@@ -84,3 +84,11 @@ def test_features_that_are_not_finite_are_named():
 def test_a_missing_camera_is_named():
     with pytest.raises(KeyError, match=r"Episode 0 has no 'observation.images.top'"):
         encode_episodes(make_episodes(1), PixelEncoder(), camera="top", progress_bar=False)
+
+
+@pytest.mark.parametrize("key", ["episode_index", "task"])
+def test_an_episode_that_lacks_what_names_it_is_refused(key):
+    (episode,) = make_episodes(1)
+    del episode[key]
+    with pytest.raises(KeyError, match=rf"An episode has no '{key}'; its keys are \['"):
+        _encode([episode])

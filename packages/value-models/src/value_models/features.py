@@ -62,7 +62,7 @@ def encode_episodes(
         progress_bar: Whether to show one, counting episodes.
 
     Raises:
-        KeyError: If an episode lacks the camera.
+        KeyError: If an episode lacks its index, its instruction or the camera.
         ValueError: If an episode is empty or has no instruction, features are not finite in
             float16 or equal in all frames of all episodes, or labels have the wrong length,
             leave [0, 1] or name an unknown primitive.
@@ -85,6 +85,9 @@ def _refuse_constant(encoded: Sequence[EncodedEpisode], encoder: FrameEncoder) -
 def _encode(
     episode: ProgressEpisode, encoder: FrameEncoder, camera: str, more_cameras: Sequence[str]
 ) -> EncodedEpisode:
+    for key in ("episode_index", "task"):
+        if key not in episode:
+            raise KeyError(f"An episode has no {key!r}; its keys are {sorted(episode)}.")
     index = int(episode["episode_index"])
     task = str(episode["task"])
     if not task.strip():
