@@ -81,7 +81,9 @@ def errors(by_model: Mapping[str, Sequence[float]]) -> Any:
     figure, axis = plt.subplots(figsize=(7, 3.4))
     for i, (name, values) in enumerate(by_model.items()):
         _bar(axis, i, values, COLOURS[0] if name == "SARM2" else "#9aa7b4", "", width=0.6)
-    axis.set_xticks(range(len(by_model)), [name.replace(" (", "\n(") for name in by_model])
+    axis.set_xticks(
+        range(len(by_model)), [name.replace(" (", "\n(").replace(", ", ",\n") for name in by_model]
+    )
     axis.tick_params(axis="x", labelsize=8)
     axis.set_ylabel("mean square error of progress")
     return figure
