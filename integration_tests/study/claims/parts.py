@@ -43,8 +43,8 @@ PARTS = Claim(
     source="SARM2, ablation table",
     hypothesis="The error grows without the gates, more without the stage estimator, and SARM2 "
     "stays 44 % below a single head.",
-    setting="Ten recorded tasks, shipped encoder and the robot's state, equal steps; mean square error of "
-    "held-out progress, plain mean over tasks.",
+    setting="Ten recorded tasks, shipped encoder and the robot's state, equal steps; mean square "
+    "error of held-out progress, plain mean over tasks.",
     runs=lambda profile: with_seeds(profile, BENCH),
     judge=judge,
 )
