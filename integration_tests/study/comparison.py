@@ -41,8 +41,13 @@ def success(result: Result, name: str = "in_distribution") -> float:
 
 def training_success(result: Result) -> float:
     """Return the mean success of all training episodes: high where learning is fast."""
-    curve = result.get("curve", [])
+    curve = _curve(result)
     return float(np.mean(curve_of(curve))) if curve else float("nan")
+
+
+def _curve(result: Result) -> list[dict[str, Any]]:
+    """Return the rows of training; none of a policy that was not trained."""
+    return list(result.get("curve", []))
 
 
 def categories() -> list[str]:
@@ -78,10 +83,7 @@ def column(results: Done, score: Score) -> str:
 
 
 class Arms(dict[str, Run]):
-    """What a claim compares, by the name of its row; the seeds of these runs do not count.
-
-    A name that begins with ``start`` is that of a policy that was not trained.
-    """
+    """What a claim compares, by the name of its row; the seeds of these runs do not count."""
 
     def runs(self, profile: Profile) -> list[Run]:
         """Return the runs of all arms and seeds."""
@@ -124,7 +126,7 @@ class Comparison:
                 f"Verdict: {self.by}, {self.ours} against {against}{', '.join(self.others)}.",
             ],
             draw=lambda: figures.learning_curves(
-                {name: group for name, group in found.items() if not name.startswith("start")}
+                {name: group for name, group in found.items() if any(map(_curve, group.values()))}
             ),
         )
 

@@ -11,16 +11,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from bench_toy import HELD_OUT, NUM_EPISODES, percent, token_policy
 from matplotlib.figure import Figure
 
 from vla_rl.algorithms.grpo import GRPO
 from vla_rl.algorithms.settings import GRPOConfig
-from vla_rl.evaluation import evaluate_policy, wilson_interval
-from vla_rl.policies.token_policy import TokenPolicy
+from vla_rl.evaluation import evaluate_policy
 from vla_rl.testing import ToyProgressModel, ToyReachEnv
 
 REWARDS: tuple[Literal["feat2go", "sparse"], ...] = ("feat2go", "sparse")
-NUM_EPISODES, HELD_OUT = 400, 1_000_000
 
 
 def make_env(num_envs: int) -> ToyReachEnv:
@@ -33,15 +32,7 @@ def run(
 ) -> tuple[list[dict[str, Any]], int]:
     """Train from random weights; returns a row per update and successes held out."""
     torch.manual_seed(seed)
-    policy = TokenPolicy(
-        cameras=[],
-        state_dim=4,
-        action_dim=2,
-        hidden_dim=64,
-        num_bins=5,
-        action_low=-1.0,
-        action_high=1.0,
-    )
+    policy = token_policy()
     config = GRPOConfig(
         reward=reward,
         episodes_per_update=128,
@@ -94,11 +85,10 @@ def main() -> None:
             with tempfile.TemporaryDirectory() as folder:
                 rows, count = run(reward, seed, arguments.updates, Path(folder))
             curves[reward].append([row["success_once"] for row in rows])
-            low, high = wilson_interval(count, NUM_EPISODES)
             print(
                 f"{reward:8} {seed:4}  {round(128 * rows[0]['success_once']):26}  "
                 f"{rows[0]['kept_groups_share']:11.0%}  "
-                f"{count / NUM_EPISODES:.1%} [{low:.1%}, {high:.1%}]",
+                f"{percent(count)}",
                 flush=True,
             )
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
