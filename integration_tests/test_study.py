@@ -49,7 +49,8 @@ def result_of(run, rng):
     ]
     if run.kind == "calvin":
         return {"curve": curve, "after": {"chains": [1, 2, 1 + good, 2 + good]}}
-    return {"curve": curve, "after": dict.fromkeys(["in_distribution", *SHIFTS], score)}
+    after = dict.fromkeys(["in_distribution", *SHIFTS], score)
+    return {"curve": curve, "after": after, "glimpses": {"3": after, "7": after}}
 
 
 @pytest.fixture

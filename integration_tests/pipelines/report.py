@@ -12,6 +12,8 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 
+from integration_tests.pipelines.files import write_whole
+
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #1d2733; max-width: 60rem; margin: 2rem auto;
        padding: 0 1rem; }
@@ -26,15 +28,13 @@ code { background: #f2f4f6; padding: .1rem .3rem; }
 
 
 def write_page(path: Path, title: str, sections: Sequence[str]) -> None:
-    """Write the page under a temporary name and rename it."""
+    """Write the page."""
     page = (
         "<!doctype html>\n<html lang='en'><head><meta charset='utf-8'>"
         f"<title>{html.escape(title)}</title><style>{STYLE}</style></head>\n"
         f"<body><h1>{html.escape(title)}</h1>\n" + "\n".join(sections) + "\n</body></html>\n"
     )
-    part = path.with_suffix(".part")
-    part.write_text(page)
-    part.replace(path)
+    write_whole(path, page)
 
 
 def section(title: str, *parts: str) -> str:

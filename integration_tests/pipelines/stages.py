@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from integration_tests.pipelines.files import write_whole
+
 Result = dict[str, Any]
 
 
@@ -145,6 +147,4 @@ class Stages:
 
     @staticmethod
     def _write(path: Path, content: dict[str, Any]) -> None:
-        part = path.with_suffix(".part")
-        part.write_text(json.dumps(content, indent=2, default=str) + "\n")
-        part.replace(path)
+        write_whole(path, json.dumps(content, indent=2, default=str) + "\n")

@@ -66,6 +66,13 @@ def shifted_success(result: Result) -> float:
     return float(np.mean([success_in(name)(result) for name in categories()]))
 
 
+def _path(begin: Result, result: Result, score: Score) -> dict[int, float]:
+    """Return a score by number of updates, from the start over the glimpses to the end."""
+    glimpses = result.get("glimpses", {})
+    between = {int(update): score({"after": after}) for update, after in glimpses.items()}
+    return {0: score(begin), **between, len(_curve(result)): score(result)}
+
+
 def differences(one: Done, other: Done, score: Score) -> list[float]:
     """Return the difference of two arms under each seed that both have."""
     return [score(one[seed]) - score(other[seed]) for seed in one if seed in other]
@@ -107,6 +114,8 @@ class Comparison:
     """Column that the verdict goes by."""
     told: Sequence[tuple[str, str]] = ()
     """Further pairs of arms whose difference is told."""
+    start: str | None = None
+    """Arm that the others start from, where the figure shows the column beside training, too."""
 
     def __call__(self, profile: Profile, results: Results) -> Finding:
         """Return table, differences, verdict and learning curves."""
@@ -125,9 +134,21 @@ class Comparison:
                 *self._differences(found),
                 f"Verdict: {self.by}, {self.ours} against {against}{', '.join(self.others)}.",
             ],
-            draw=lambda: figures.learning_curves(
-                {name: group for name, group in found.items() if any(map(_curve, group.values()))}
-            ),
+            draw=lambda: self._draw(found),
+        )
+
+    def _draw(self, found: Mapping[str, Done]) -> Any:
+        trained = {name: group for name, group in found.items() if any(map(_curve, group.values()))}
+        if self.start is None:
+            return figures.learning_curves(trained)
+        begin, score = found[self.start], self.scores[self.by]
+        return figures.learning_curves(
+            trained,
+            held_out={
+                name: [_path(begin[seed], group[seed], score) for seed in group if seed in begin]
+                for name, group in trained.items()
+            },
+            label=self.by.removesuffix(" %"),
         )
 
     def _differences(self, found: Mapping[str, Done]) -> list[str]:

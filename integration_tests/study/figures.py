@@ -17,21 +17,47 @@ from integration_tests.study.statistics import interval_of_mean
 COLOURS = ("#2b6cb0", "#d08a2c", "#3a8f5c", "#a34a6b", "#6b5fb0", "#5b6875")
 
 
-def learning_curves(groups: Mapping[str, Mapping[int, Result]]) -> Any:
-    """Plot success of training episodes: mean over seeds in its bootstrap interval."""
-    figure, axis = plt.subplots(figsize=(8, 4.2))
+def learning_curves(
+    groups: Mapping[str, Mapping[int, Result]],
+    *,
+    held_out: Mapping[str, Sequence[Mapping[int, float]]] | None = None,
+    label: str = "",
+) -> Any:
+    """Plot success of training episodes: mean over seeds in its bootstrap interval.
+
+    Args:
+        groups: Results by arm and seed.
+        held_out: By arm, a score by number of updates for every seed, drawn beside.
+        label: Of this score.
+    """
+    num = 1 if held_out is None else 2
+    figure, axes = plt.subplots(1, num, figsize=(8 if num == 1 else 12, 4.2), squeeze=False)
     for colour, (name, group) in zip(COLOURS, groups.items(), strict=False):
         if not group:
             continue
         steps = np.mean([_steps(result["curve"]) for result in group.values()], axis=0)
-        success = np.array([smooth(curve_of(result["curve"])) for result in group.values()])
-        mean, low, high = np.array([interval_of_mean(values) for values in success.T]).T
-        axis.fill_between(steps, low, high, color=colour, alpha=0.18, lw=0)
-        axis.plot(steps, mean, color=colour, lw=2.2, label=f"{name} (n = {len(group)})")
-    axis.set(xlabel="environment steps", ylabel="success of training episodes", ylim=(0, 1))
-    axis.grid(alpha=0.3)
-    axis.legend(loc="upper left", fontsize=9)
+        success = [smooth(curve_of(result["curve"])) for result in group.values()]
+        _band(axes[0, 0], steps, success, colour, f"{name} (n = {len(group)})")
+        paths = (held_out or {}).get(name, [])
+        shared = sorted(set.intersection(*map(set, paths))) if paths else []
+        if shared:
+            scores = [[path[at] for at in shared] for path in paths]
+            at = np.concatenate([[0.0], steps])[shared]
+            _band(axes[0, 1], at, scores, colour, f"{name} (n = {len(paths)})", marker="o")
+    texts = ["success of training episodes", f"{label}, held out"]
+    for axis, text in zip(axes[0], texts, strict=False):
+        axis.set(xlabel="environment steps", ylabel=text, ylim=(0, 1))
+        axis.grid(alpha=0.3)
+        axis.legend(loc="upper left", fontsize=9)
     return figure
+
+
+def _band(
+    axis: Any, x: Any, values: Sequence[Any], colour: str, label: str, marker: str = ""
+) -> None:
+    mean, low, high = np.array([interval_of_mean(column) for column in np.transpose(values)]).T
+    axis.fill_between(x, low, high, color=colour, alpha=0.18, lw=0)
+    axis.plot(x, mean, color=colour, lw=2.2, label=label, marker=marker)
 
 
 def _steps(curve: Sequence[dict[str, Any]]) -> Any:

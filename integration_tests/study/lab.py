@@ -1,6 +1,8 @@
 """What runs are made of: recordings, value models, policies and evaluations of one seed."""
 
 import csv
+import json
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -13,6 +15,7 @@ from torch import Tensor
 
 from bench_adapters import VectorEnv, make
 from bench_adapters.evaluate import evaluate
+from integration_tests.pipelines.files import write_whole
 from integration_tests.pipelines.quickstart import (
     CAMERA,
     ENV_ID,
@@ -36,6 +39,12 @@ from vla_rl.policies.token_policy import TokenPolicy
 FIRST_SEED = 10
 """Of the quickstart's ranges: its own first seeds, on which its settings were chosen, are not
 reported here; settings of the study were chosen on those from 40."""
+
+
+GLIMPSES = (1 / 3, 2 / 3)
+"""Shares of a training after which its policy is evaluated, too, if it is under the shifts."""
+GLIMPSED = 0.2
+"""Share of the episodes of its last evaluation that these have."""
 
 
 class Target(Sequence[dict[str, Any]]):
@@ -168,8 +177,14 @@ class Lab:
         finally:
             env.close()
 
-    def evaluate(self, policy: Any, folder: Path, *, shifted: bool) -> Result:
+    def evaluate(self, policy: Any, folder: Path, *, shifted: bool, share: float = 1.0) -> Result:
         """Count successes in distribution (``in_distribution``) and perhaps under every shift.
+
+        Args:
+            policy: To evaluate.
+            folder: Receives a file per shift.
+            shifted: Evaluate under the shifts, too.
+            share: Of the profile's episodes, the first ones.
 
         Returns:
             ``{"successes": …, "episodes": …}`` by name; actions are sampled.
@@ -177,7 +192,8 @@ class Lab:
         scores: Result = {}
         for shift in [None, *(SHIFTS if shifted else [])]:
             name = shift or "in_distribution"
-            num = self.profile.num_shifted if shift else self.profile.base.num_evaluated
+            all_of_it = self.profile.num_shifted if shift else self.profile.base.num_evaluated
+            num = math.ceil(share * all_of_it)
             # In this process: others would compile the renderer's shaders for longer than they run.
             with self.env(shift, ignore_terminations=True, num_workers=0) as env:
                 result = evaluate(
@@ -227,7 +243,8 @@ def fine_tune(
         evaluate: Returns the scores of a policy; those on PickCube when None.
 
     Returns:
-        ``curve``, rows of ``metrics.csv``, and ``after``, the scores.
+        ``curve``, rows of ``metrics.csv``; ``after``, the scores; ``glimpses``, scores on the way
+        by number of updates.
     """
     stages = lab.stages(name)
 
@@ -235,7 +252,8 @@ def fine_tune(
         policy = train(folder)
         rows = _read_metrics(folder / "metrics.csv")
         scores = evaluate or (lambda p, f: lab.evaluate(p, f, shifted=shifted))
-        return {"curve": rows, "after": scores(policy, folder)}
+        glimpses = _read_json(folder / "glimpses.json")
+        return {"curve": rows, "after": scores(policy, folder), "glimpses": glimpses}
 
     return stages.run("finetune", {**settings, "profile": lab.profile.sizes()}, work)
 
@@ -246,6 +264,8 @@ def improve(
     config: Any,
     policy: Callable[[], Any],
     progress_model: Callable[[], Any],
+    *,
+    shifted: bool = False,
 ) -> Callable[[Path], Any]:
     """Return what `fine_tune` calls to train by PPO, GRPO or RFTF.
 
@@ -255,16 +275,36 @@ def improve(
         config: Its settings.
         policy: Returns the policy to improve.
         progress_model: Returns the progress model, or None.
+        shifted: Evaluate on the way, under the shifts.
     """
+    updates = lab.profile.base.num_updates
 
     def train(folder: Path) -> Any:
         improved, model = policy(), progress_model()
         with lab.env() as env:
             learner = algorithm(improved, env, config, out_dir=folder, progress_model=model)
-            learner.fit(lab.profile.base.num_updates)
+            for update in glimpsed(updates) if shifted else []:
+                learner.fit(update)
+                if learner.update == update:  # else an earlier start was here
+                    _glimpse(lab, learner, folder)
+            learner.fit(updates)
         return improved
 
     return train
+
+
+def glimpsed(updates: int) -> list[int]:
+    """Return the updates after which a training of so many is evaluated on the way."""
+    return sorted({round(share * updates) for share in GLIMPSES} - {0, updates})
+
+
+def _glimpse(lab: Lab, learner: Any, folder: Path) -> None:
+    path, update = folder / "glimpses.json", str(learner.update)
+    glimpses = _read_json(path)
+    if update not in glimpses:
+        learner.policy.eval()
+        scores = lab.evaluate(learner.policy, folder, shifted=True, share=GLIMPSED)
+        write_whole(path, json.dumps({**glimpses, update: scores}))
 
 
 def curve_of(rows: Sequence[dict[str, Any]], key: str = "success_once") -> Any:
@@ -292,6 +332,10 @@ def _read_metrics(path: Path) -> list[dict[str, float | None]]:
             {key: float(row[key]) if row[key] else None for key in KEPT if key in row}
             for row in csv.DictReader(file)
         ]
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    return dict(json.loads(path.read_text())) if path.exists() else {}
 
 
 def _fresh(path: Path) -> Path:

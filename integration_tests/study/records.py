@@ -3,21 +3,11 @@
 import json
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from integration_tests.pipelines.files import provenance, write_whole
 from integration_tests.study.design import Result, Run
-
-DISTRIBUTIONS = (
-    "progress-labels",
-    "value-models",
-    "vla-rl",
-    "bench-adapters",
-    "mani_skill",
-    "torch",
-)
 
 
 class Records:
@@ -47,19 +37,15 @@ class Records:
         """
         started = time.perf_counter()
         result = work()
+        command = f"nox -s study -- --profile {self.profile} --seeds {run.seed}"
         content = {
             "run": run.name,
-            "seed": run.seed,
             "options": dict(run.options),
             "profile": self.profile,
-            "command": f"nox -s study -- --profile {self.profile} --seeds {run.seed}",
-            "date": datetime.now(UTC).strftime("%Y-%m-%d"),
-            "versions": {name: version(name) for name in DISTRIBUTIONS},
+            **provenance(command, run.seed),
             "seconds": round(time.perf_counter() - started),
             "result": result,
         }
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / f"{run.name}.json"
-        part = path.with_suffix(".part")
-        part.write_text(json.dumps(content, indent=1) + "\n")
-        part.replace(path)
+        write_whole(path, json.dumps(content, indent=1) + "\n")

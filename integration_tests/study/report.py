@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from integration_tests.pipelines import report as html
+from integration_tests.pipelines.files import write_whole
 from integration_tests.study.claims import CLAIMS
 from integration_tests.study.design import Claim, Finding, Profile
 from integration_tests.study.records import Records
@@ -32,7 +33,7 @@ def write_report(profile: Profile, records: Records, folder: Path) -> str:
     seconds = sum(content["seconds"] for content in records.files().values())
     span = " to ".join(dates[:: max(1, len(dates) - 1)])
     made = f"{len(results)} runs, {seconds / 3600:.1f} hours, {span}."
-    _write(folder / "README.md", _markdown(findings, pictures, made))
+    write_whole(folder / "README.md", _markdown(findings, pictures, made))
     html.write_page(
         folder / "study.html",
         "The papers' claims at laptop scale",
@@ -82,9 +83,3 @@ def _markdown(findings: dict[Claim, Finding], pictures: dict[str, Path], made: s
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     ruler = ["---"] * len(header)
     return ["| " + " | ".join(row) + " |" for row in (header, ruler, *rows)]
-
-
-def _write(path: Path, text: str) -> None:
-    part = path.with_suffix(".part")
-    part.write_text(text)
-    part.replace(path)

@@ -72,7 +72,7 @@ def ppo(lab: Lab, *, reward: str, control: str = "none") -> Result:
     name = f"ppo-{reward}" + ("" if control == "none" else f"-{control}")
     settings = {**asdict(config), "target": target, "control": control}
     shifted = control == "none" and reward in ("feat2go", "steps_to_go", "time_fraction")
-    train = improve(lab, PPO, config, lab.policy, progress_model)
+    train = improve(lab, PPO, config, lab.policy, progress_model, shifted=shifted)
     return fine_tune(lab, name, settings, train, shifted=shifted)
 
 

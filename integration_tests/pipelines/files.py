@@ -1,0 +1,32 @@
+"""Files that are whole or not there, and what a result file says of its making."""
+
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+DISTRIBUTIONS = (
+    "progress-labels",
+    "value-models",
+    "vla-rl",
+    "bench-adapters",
+    "mani_skill",
+    "torch",
+)
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a text file under a temporary name and rename it."""
+    part = path.with_suffix(".part")
+    part.write_text(text)
+    part.replace(path)
+
+
+def provenance(command: str, seed: int) -> dict[str, Any]:
+    """Return what it takes to make a result again: command, seed, date and package versions."""
+    return {
+        "command": command,
+        "seed": seed,
+        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
+        "versions": {name: version(name) for name in DISTRIBUTIONS},
+    }
