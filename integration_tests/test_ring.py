@@ -56,6 +56,16 @@ def test_report_holds_its_pictures(run):
     assert "held-out episodes" in page
 
 
+def test_result_says_how_it_was_made_and_counts_the_episodes(run):
+    result = json.loads((run / "result.json").read_text())
+    assert result["command"] == "nox -s quickstart -- --profile ci --seed 0"
+    assert {"torch", "mani_skill", "vla-rl"} <= set(result["versions"])
+    for name, rows in outcomes(run).items():
+        score = result["stages"]["evaluate"][name.replace("-", ", ")]["success_once"]
+        assert score["count"] == sum(row["success_once"] for row in rows)
+        assert score["total"] == len(rows)
+
+
 def test_evaluation_is_held_out_and_complete(run):
     episodes = outcomes(run)
     assert set(episodes) == {

@@ -22,6 +22,7 @@ from bench_adapters.evaluate import evaluate
 from bench_adapters.record import record_dataset
 from integration_tests.pipelines import report
 from integration_tests.pipelines.demonstrations import demonstrations, policy_arguments
+from integration_tests.pipelines.files import provenance
 from integration_tests.pipelines.profiles import PROFILES, Profile
 from integration_tests.pipelines.stages import (
     Result,
@@ -30,7 +31,7 @@ from integration_tests.pipelines.stages import (
     alone,
     interrupt_on_sigterm,
 )
-from integration_tests.pipelines.summary import film_one_of_each, write_report
+from integration_tests.pipelines.summary import film_one_of_each, write_report, write_result
 from progress_labels.encoders import load_encoder
 from progress_labels.episodes import LabeledEpisodes
 from progress_labels.errors import DatasetError
@@ -69,7 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     out = args.out or Path("outputs") / f"quickstart-{args.profile}-seed{args.seed}"
     torch.set_num_threads(2)  # the simulators of the default profile use as many processes
     try:
-        summary = run(PROFILES[args.profile], out, seed=args.seed, compare=args.compare)
+        summary = run(args.profile, out, seed=args.seed, compare=args.compare)
     except (StageError, BenchAdaptersError, DatasetError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -80,11 +81,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def run(profile: Profile, out: Path, *, seed: int = 0, compare: Reward | None = None) -> str:
-    """Run or continue all stages in ``out``.
+def run(profile: str, out: Path, *, seed: int = 0, compare: Reward | None = None) -> str:
+    """Run or continue all stages in ``out``; leaves ``report.html`` and ``result.json`` there.
 
     Args:
-        profile: Sizes.
+        profile: Name of its sizes.
         out: Folder of the run.
         seed: Seed of everything that is drawn.
         compare: ``sparse`` fine-tunes a second time with the sparse reward.
@@ -94,7 +95,7 @@ def run(profile: Profile, out: Path, *, seed: int = 0, compare: Reward | None = 
     """
     rewards: list[Reward] = ["feat2go", *([compare] if compare else [])]
     with alone(out / ".lock", wait=False):
-        job = Quickstart(profile, Stages(out), seed)
+        job = Quickstart(PROFILES[profile], Stages(out), seed)
         job.record()
         job.label()
         job.fit_value_model()
@@ -102,6 +103,9 @@ def run(profile: Profile, out: Path, *, seed: int = 0, compare: Reward | None = 
         for reward in rewards:
             job.fine_tune(reward)
         job.evaluate(rewards)
+        command = f"nox -s quickstart -- --profile {profile} --seed {seed}"
+        made = provenance(f"{command} --compare {compare}" if compare else command, seed)
+        write_result(job.stages, made)
         return write_report(job.stages, rewards)
 
 

@@ -1,6 +1,7 @@
 """What a quickstart run shows: videos, the HTML page and one screen of text."""
 
 import csv
+import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 from bench_adapters import Observation, Policy, VectorEnv
 from bench_adapters.video import write_video
 from integration_tests.pipelines import report
+from integration_tests.pipelines.files import write_whole
 from integration_tests.pipelines.stages import Stages
 
 
@@ -52,6 +54,16 @@ def _side_by_side(obs: Observation) -> Any:
     )
     scale = second.shape[0] // own.shape[0]
     return np.concatenate([own.repeat(scale, 0).repeat(scale, 1), second], axis=1)
+
+
+def write_result(stages: Stages, made: dict[str, Any]) -> None:
+    """Write ``result.json``: how it was made, what every stage found, how long each took."""
+    found = {**stages.results, "evaluate": {}}
+    for name, scores in stages.results["evaluate"].items():
+        found["evaluate"][name] = {key: scores[key] for key in scores if key != "outcomes"}
+    seconds = {name: round(value, 1) for name, value in stages.seconds.items()}
+    content = {**made, "stages": found, "seconds": seconds}
+    write_whole(stages.out / "result.json", json.dumps(content, indent=1) + "\n")
 
 
 def write_report(stages: Stages, rewards: Sequence[str]) -> str:

@@ -7,10 +7,13 @@ ratios are of the turns themselves. One camera; a chunk is observed once, by our
 """
 
 import argparse
+import json
 import multiprocessing
 import os
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -203,6 +206,31 @@ def build(task: str, size: int, chunk: int) -> dict[str, Case]:
     }
 
 
+def medians(series: list[Turn], base: np.ndarray) -> dict[str, Any]:
+    """Return a row of the table: medians over turns, ratios to those of ``base``."""
+    rates = np.array([turn.rate for turn in series])
+    ratio = rates / base
+    return {
+        "steps_per_second": float(np.median(rates)),
+        "of_stock": float(np.median(ratio)),
+        "of_stock_range": [float(ratio.min()), float(ratio.max())],
+        "cpu_ms_per_step": float(np.median([turn.cpu for turn in series])),
+    }
+
+
+def write(path: Path, content: dict[str, Any]) -> None:
+    """Write a result file under a temporary name and rename it."""
+    versions = {name: version(name) for name in ("bench-adapters", "mani_skill", "sapien", "torch")}
+    made = {
+        "command": "nox -s bench -- bench_adapters.bench_throughput",
+        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
+        "versions": versions,
+    }
+    part = path.with_suffix(".part")
+    part.write_text(json.dumps({**made, **content}, indent=1) + "\n")
+    part.replace(path)
+
+
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -211,6 +239,7 @@ def main() -> None:
     parser.add_argument("--chunk", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=4.0, help="Of a turn.")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--out", type=Path, help="JSON file of the table, with versions and date.")
     args = parser.parse_args()
     torch.set_num_threads(1)
     cases = build(args.task, args.size, args.chunk)
@@ -225,13 +254,15 @@ def main() -> None:
         f"{args.seconds:g} s\n{'':34s} {'steps/s':>8s} {'of stock':>18s} {'CPU ms/step':>12s}"
     )
     base = np.array([turn.rate for turn in turns[STOCK]])
-    for name, series in turns.items():
-        rates = np.array([turn.rate for turn in series])
-        ratio = rates / base
+    table = {name: medians(series, base) for name, series in turns.items()}
+    for name, row in table.items():
+        low, high = row["of_stock_range"]
         print(
-            f"{name:34s} {np.median(rates):8.1f} {np.median(ratio):7.1f} x "
-            f"({ratio.min():.1f}-{ratio.max():.1f}) {np.median([t.cpu for t in series]):12.2f}"
+            f"{name:34s} {row['steps_per_second']:8.1f} {row['of_stock']:7.1f} x "
+            f"({low:.1f}-{high:.1f}) {row['cpu_ms_per_step']:12.2f}"
         )
+    if args.out is not None:
+        write(args.out, {"settings": {**vars(args), "out": None}, "table": table})
 
 
 if __name__ == "__main__":
