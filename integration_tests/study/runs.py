@@ -30,7 +30,7 @@ NUM_DEMONSTRATIONS = 40
 """Of the claim on degraded demonstrations."""
 KAPPA = 0.01
 """RA-BC's threshold, the paper's. With 0.05 clean demonstrations were cloned worse than by BC."""
-WEAK_DEMONSTRATIONS, WEAK_EPOCHS = 8, 20
+WEAK_DEMONSTRATIONS, WEAK_EPOCHS = 22, 40
 """What the policy of all-fail groups was cloned from."""
 
 
