@@ -47,10 +47,11 @@ GROUPS = Claim(
     source="Feat2Go, section 3.4",
     hypothesis="With Feat2Go's reward fewer groups are without contrast, and groups that fail "
     "throughout teach something.",
-    setting="GRPO, groups of 8, from the cloned policy and from a weak one, of 22 demonstrations and "
-    "fewer epochs, that hardly ever succeeds (6 of 100 on seed 40). On that seed a still weaker one "
-    "(0 of 100) raised its predicted progress from 0.25 to 0.65 in 22 updates with a learning rate "
-    "of 1e-3, and never succeeded; the same rate took the cloned policy from 45 % to 0.",
+    setting="GRPO, groups of 8, from the cloned policy and from a weak one, of 22 demonstrations "
+    "and fewer epochs, that hardly ever succeeds (6 of 100 on seed 40). On that seed a still "
+    "weaker one (0 of 100) raised its predicted progress from 0.25 to 0.65 in 22 updates with a "
+    "learning rate of 1e-3, and never succeeded; the same rate took the cloned policy from 45 % to "
+    "0.",
     runs=JUDGE.arms.runs,
     judge=JUDGE,
 )
