@@ -12,7 +12,7 @@ import numpy as np
 from integration_tests.pipelines.report import smooth
 from integration_tests.study.design import Result
 from integration_tests.study.lab import curve_of
-from integration_tests.study.statistics import interval_of_mean
+from integration_tests.study.statistics import band_of_mean, interval_of_mean
 
 COLOURS = ("#2b6cb0", "#d08a2c", "#3a8f5c", "#a34a6b", "#6b5fb0", "#5b6875")
 
@@ -55,7 +55,7 @@ def learning_curves(
 def _band(
     axis: Any, x: Any, values: Sequence[Any], colour: str, label: str, marker: str = ""
 ) -> None:
-    mean, low, high = np.array([interval_of_mean(column) for column in np.transpose(values)]).T
+    mean, low, high = np.array([band_of_mean(column) for column in np.transpose(values)]).T
     axis.fill_between(x, low, high, color=colour, alpha=0.18, lw=0)
     axis.plot(x, mean, color=colour, lw=2.2, label=label, marker=marker)
 

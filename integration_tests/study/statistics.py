@@ -1,23 +1,42 @@
 """Intervals and verdicts."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import bootstrap
+from scipy.stats import bootstrap, ttest_1samp
 
 from integration_tests.study.design import Verdict
 
+Interval = tuple[float, float, float]
+"""Mean, lower and upper bound; the bounds are NaN for one seed."""
 
-def interval_of_mean(values: ArrayLike) -> tuple[float, float, float]:
-    """Return the mean over seeds and its 95 % percentile bootstrap interval; NaN for one seed."""
+
+def interval_of_mean(values: ArrayLike) -> Interval:
+    """Return the mean over seeds and its 95 % interval by Student's t.
+
+    Verdicts rest on it: over three to five seeds a bootstrap is little more than their range.
+    """
     x: NDArray[np.float64] = np.asarray(values, float)
+    return _interval(x, lambda: ttest_1samp(x, 0.0).confidence_interval())
+
+
+def band_of_mean(values: ArrayLike) -> Interval:
+    """Return the mean over seeds and its 95 % percentile bootstrap interval, for curves."""
+    x: NDArray[np.float64] = np.asarray(values, float)
+    rng = np.random.default_rng(0)
+    return _interval(
+        x, lambda: bootstrap((x,), np.mean, method="percentile", rng=rng).confidence_interval
+    )
+
+
+def _interval(x: NDArray[np.float64], bounds: Callable[[], Any]) -> Interval:
     if len(x) < 2:
         return float(x.mean()), float("nan"), float("nan")
-    if np.ptp(x) == 0:
+    if np.ptp(x) < 1e-12:  # all the same, but for rounding
         return float(x[0]), float(x[0]), float(x[0])
-    found = bootstrap((x,), np.mean, method="percentile", rng=np.random.default_rng(0))
-    low, high = found.confidence_interval
+    low, high = bounds()
     return float(x.mean()), float(low), float(high)
 
 
@@ -38,8 +57,8 @@ def verdict_of(differences: Sequence[float], *, least: int = 3) -> Verdict:
 
 
 def percent(values: ArrayLike) -> str:
-    """Format the mean of shares over seeds with its interval."""
-    mean, low, high = interval_of_mean(values)
+    """Format the mean of shares over seeds with its interval, as far as it lies in [0, 1]."""
+    mean, low, high = np.clip(interval_of_mean(values), 0.0, 1.0)
     spread = "" if np.isnan(low) else f" [{100 * low:.1f}, {100 * high:.1f}]"
     return f"{100 * mean:.1f}{spread}"
 
