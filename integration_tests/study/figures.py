@@ -135,5 +135,5 @@ def _bar(
         return
     mean, low, high = interval_of_mean(values)
     axis.bar(x, mean, width, color=colour, alpha=0.8, label=label)
-    axis.plot([x, x], [low, high], color="#1d2733", lw=2)
-    axis.plot([x] * len(values), values, ".", color="#1d2733", ms=4, alpha=0.6)
+    axis.plot([x, x], [low, high], color="#1d2733", lw=1.4)
+    axis.plot([x] * len(values), values, "o", mfc="white", mec="#1d2733", ms=4)
