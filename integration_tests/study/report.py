@@ -33,7 +33,11 @@ def write_report(profile: Profile, records: Records, folder: Path) -> str:
     dates = sorted({content["date"] for content in records.files().values()})
     seconds = sum(content["seconds"] for content in records.files().values())
     span = " to ".join(dates[:: max(1, len(dates) - 1)])
-    made = f"{len(results)} runs, {seconds / 3600:.1f} hours, {span}."
+    made = (
+        f"{len(results)} runs, {seconds / 3600:.1f} hours, {span}. A policy plays "
+        f"{profile.base.num_evaluated} held-out episodes per seed, {profile.num_shifted} under "
+        f"each shift, {profile.calvin.num_evaluated} chains of CALVIN; its actions are sampled."
+    )
     write_whole(folder / "README.md", _markdown(findings, pictures, made))
     html.write_page(
         folder / "study.html",
