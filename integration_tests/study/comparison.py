@@ -10,7 +10,7 @@ from integration_tests.study import figures
 from integration_tests.study.design import Finding, Profile, Result, Results, Run, make_run
 from integration_tests.study.lab import curve_of
 from integration_tests.study.shifts import SHIFTS
-from integration_tests.study.statistics import percent, points, verdict_of
+from integration_tests.study.statistics import percent, points, share, verdict_of
 
 Score = Callable[[Result], float]
 Done = Mapping[int, Result]
@@ -33,10 +33,26 @@ def done(profile: Profile, results: Results, one: Run) -> dict[int, Result]:
     return {run.seed: results[run.name] for run in runs if run.name in results}
 
 
-def success(result: Result, name: str = "in_distribution") -> float:
-    """Return the share of evaluated episodes that succeeded."""
-    score = result["after"][name]
-    return float(score["successes"] / score["episodes"])
+@dataclass(frozen=True)
+class Success:
+    """Score that is the share of evaluated episodes that succeeded."""
+
+    name: str = "in_distribution"
+    """Or the shift they were under."""
+
+    def counts(self, result: Result) -> tuple[int, int]:
+        """Return successes and episodes."""
+        score = result["after"][self.name]
+        return int(score["successes"]), int(score["episodes"])
+
+    def __call__(self, result: Result) -> float:
+        """Return their ratio."""
+        successes, episodes = self.counts(result)
+        return successes / episodes
+
+
+success = Success()
+"""In distribution."""
 
 
 def training_success(result: Result) -> float:
@@ -58,7 +74,7 @@ def categories() -> list[str]:
 def success_in(category: str) -> Score:
     """Return the score that is the plain mean over the shifts of a category."""
     names = [name for name, shift in SHIFTS.items() if shift.category == category]
-    return lambda result: float(np.mean([success(result, name) for name in names]))
+    return lambda result: float(np.mean([Success(name)(result) for name in names]))
 
 
 def shifted_success(result: Result) -> float:
@@ -84,7 +100,13 @@ def smallest(gains: Sequence[Sequence[float]]) -> Sequence[float]:
 
 
 def column(results: Done, score: Score) -> str:
-    """Format a score over seeds; a dash where there is none."""
+    """Format a score over seeds; a dash where there is none.
+
+    Successes are counted over all seeds and get Wilson's interval, other scores Student's t's.
+    """
+    if results and isinstance(score, Success):
+        successes, episodes = map(sum, zip(*map(score.counts, results.values()), strict=True))
+        return share(successes, episodes)
     values = [score(item) for item in results.values()]
     return percent(values) if values and not np.isnan(values).any() else "–"
 
@@ -123,8 +145,11 @@ class Comparison:
         score = self.scores[self.by]
         gains = [differences(found[self.ours], found[other], score) for other in self.others]
         against = "the best of " if len(self.others) > 1 else ""
+        verdict = verdict_of(smallest(gains))
+        if verdict == "not run" and found[self.ours]:
+            verdict = "undecided"
         return Finding(
-            verdict=verdict_of(smallest(gains)),
+            verdict=verdict,
             header=["", "seeds", *self.scores],
             rows=[
                 [name, str(len(group)), *(column(group, score) for score in self.scores.values())]

@@ -11,12 +11,12 @@ from integration_tests.study.records import Records
 
 INTRODUCTION = (
     "Each claim of a paper is checked on ManiSkill3's PickCube with a wrist camera of 64 pixels "
-    "and a small policy. Brackets are 95 % intervals: Student's t over seeds, or Wilson where "
-    "counts are given; bands around curves are bootstrap intervals over seeds. A claim holds if "
-    "the interval of the difference is above zero, holds in direction if only its mean is, does "
-    "not hold if the interval is below zero, and is undecided otherwise or with fewer than three "
-    "seeds. What a small policy shows on one simulated task need not be what a large one shows on "
-    "robots."
+    "and a small policy. Brackets are 95 % intervals: of success rates Wilson's, over the episodes "
+    "of all seeds; of differences and other scores Student's t, over seeds; bands around curves "
+    "are bootstrap intervals over seeds. A claim holds if the interval of the difference is above "
+    "zero, holds in direction if only its mean is, does not hold if the interval is below zero, "
+    "and is undecided otherwise or with fewer than three seeds. What a small policy shows on one "
+    "simulated task need not be what a large one shows on robots."
 )
 
 

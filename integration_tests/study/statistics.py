@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import bootstrap, ttest_1samp
 
+from bench_adapters import wilson_interval
 from integration_tests.study.design import Verdict
 
 Interval = tuple[float, float, float]
@@ -54,6 +55,12 @@ def verdict_of(differences: Sequence[float], *, least: int = 3) -> Verdict:
     if high < 0:
         return "does not hold"
     return "holds in direction" if mean > 0 else "undecided"
+
+
+def share(successes: int, episodes: int) -> str:
+    """Format a success rate with Wilson's interval."""
+    low, high = wilson_interval(successes, episodes)
+    return f"{100 * successes / episodes:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
 
 
 def percent(values: ArrayLike) -> str:

@@ -2,10 +2,10 @@
 
 import numpy as np
 
-from bench_adapters import wilson_interval
 from integration_tests.study import figures
 from integration_tests.study.comparison import Arms, Done, arm, column
 from integration_tests.study.design import Claim, Finding, Profile, Result, Results, Verdict
+from integration_tests.study.statistics import share
 
 ORDER_BAR, FALL_BAR = 0.94, 0.9
 ARMS = Arms({"picture": arm("ranking"), "picture and state": arm("ranking", reads="state")})
@@ -56,8 +56,7 @@ def _falls(models: Done) -> str:
     fell, drops = _counts(models)
     if not drops:
         return "–"
-    low, high = (100 * bound for bound in wilson_interval(fell, drops))
-    return f"{fell} of {drops}, {100 * fell / drops:.1f} % [{low:.1f}, {high:.1f}]"
+    return f"{fell} of {drops}, {share(fell, drops)} %"
 
 
 RANKING = Claim(

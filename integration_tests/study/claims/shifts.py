@@ -1,11 +1,10 @@
 """Out of distribution, before and after fine-tuning."""
 
-from functools import partial
-
 from integration_tests.study import figures
 from integration_tests.study.comparison import (
     Arms,
     Score,
+    Success,
     arm,
     categories,
     column,
@@ -30,8 +29,7 @@ def judge(profile: Profile, results: Results) -> Finding:
         "mean of the three": shifted_success,
     }
     single: dict[str, Score] = {
-        f"{shift.category}: {shift.what}": partial(success, name=name)
-        for name, shift in SHIFTS.items()
+        f"{shift.category}: {shift.what}": Success(name) for name, shift in SHIFTS.items()
     }
     rows = []
     for name, score in (means | single).items():
