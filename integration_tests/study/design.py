@@ -144,3 +144,5 @@ class Claim:
     setting: str
     runs: Callable[[Profile], Sequence[Run]]
     judge: Callable[[Profile, Results], Finding]
+    looked_into: str = ""
+    """What was found where a result is not as the paper's."""

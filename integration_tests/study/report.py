@@ -60,7 +60,7 @@ def _section(claim: Claim, finding: Finding, picture: Path | None) -> str:
     ]
     if finding.rows:
         parts.append(html.table(finding.header, finding.rows))
-    parts += [html.paragraph(remark) for remark in finding.remarks]
+    parts += [html.paragraph(remark) for remark in _remarks(claim, finding)]
     if picture is not None:
         parts.append(html.picture(picture, claim.title))
     parts.append(f"<p><code>nox -s study -- {claim.name}</code></p>")
@@ -79,10 +79,15 @@ def _markdown(findings: dict[Claim, Finding], pictures: dict[str, Path], made: s
         lines += [f"{claim.setting} `nox -s study -- {claim.name}`", ""]
         if finding.rows:
             lines += [*_table(finding.header, finding.rows), ""]
-        lines += [f"* {remark}" for remark in finding.remarks]
+        lines += [f"* {remark}" for remark in _remarks(claim, finding)]
         if claim.name in pictures:
             lines += ["", f"![{claim.title}]({pictures[claim.name].name})"]
     return "\n".join(lines) + "\n"
+
+
+def _remarks(claim: Claim, finding: Finding) -> list[str]:
+    looked_into = [f"Looked into: {claim.looked_into}"] if claim.looked_into else []
+    return [*finding.remarks, *looked_into]
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

@@ -35,4 +35,6 @@ DENSE = Claim(
     "a learning rate of 1e-3 success fell to 3 %.",
     runs=JUDGE.arms.runs,
     judge=JUDGE,
+    looked_into="shaping adds 0.15 to 0.18 to the mean advantage of the first update "
+    "(`reward_shaping`, seeds 0 to 2), a shift that favours what was done whatever its outcome.",
 )
