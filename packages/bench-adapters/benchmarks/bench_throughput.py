@@ -7,7 +7,6 @@ ratios are of the turns themselves. One camera; a chunk is observed once, by our
 """
 
 import argparse
-import json
 import multiprocessing
 import os
 import time
@@ -24,6 +23,7 @@ import torch
 from mani_skill.utils.wrappers.gymnasium import CPUGymWrapper
 from tqdm import tqdm
 
+from bench_adapters._files import write_json
 from bench_adapters.registry import make
 
 ROBOT = "panda"  # its one camera in this task is the base camera
@@ -218,17 +218,14 @@ def medians(series: list[Turn], base: np.ndarray) -> dict[str, Any]:
     }
 
 
-def write(path: Path, content: dict[str, Any]) -> None:
-    """Write a result file under a temporary name and rename it."""
-    versions = {name: version(name) for name in ("bench-adapters", "mani_skill", "sapien", "torch")}
-    made = {
+def provenance() -> dict[str, Any]:
+    """Return what it takes to make the table again, but for the settings."""
+    names = ("bench-adapters", "mani_skill", "sapien", "torch")
+    return {
         "command": "nox -s bench -- bench_adapters.bench_throughput",
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
-        "versions": versions,
+        "versions": {name: version(name) for name in names},
     }
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps({**made, **content}, indent=1) + "\n")
-    part.replace(path)
 
 
 def main() -> None:
@@ -262,7 +259,8 @@ def main() -> None:
             f"({low:.1f}-{high:.1f}) {row['cpu_ms_per_step']:12.2f}"
         )
     if args.out is not None:
-        write(args.out, {"settings": {**vars(args), "out": None}, "table": table})
+        settings = {name: value for name, value in vars(args).items() if name != "out"}
+        write_json(args.out, {**provenance(), "settings": settings, "table": table})
 
 
 if __name__ == "__main__":
