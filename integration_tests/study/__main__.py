@@ -3,6 +3,7 @@
 import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -27,10 +28,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     kept = HERE / "results" if args.profile == "full" and args.out is None else out / "results"
     records = Records(kept, args.profile)
     claims = [claim for claim in CLAIMS if not args.claims or claim.name in args.claims]
-    runs = dict.fromkeys(run for claim in claims for run in claim.runs(profile))
+    played = replace(profile, seeds=args.seeds or profile.seeds)
+    runs = dict.fromkeys(run for claim in claims for run in claim.runs(played))
     todo = sorted(runs, key=lambda run: run.seed)[args.shard[0] :: args.shard[1]]
-    if args.seeds is not None:
-        todo = [run for run in todo if run.seed in args.seeds]
     torch.set_num_threads(2)
     try:
         if not args.report_only:
@@ -71,7 +71,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("claims", nargs="*", choices=[[], *names], help="all when none is named")
     parser.add_argument("--profile", choices=sorted(PROFILES), default="full")
     parser.add_argument("--out", type=Path, help="folder of the runs; default outputs/study-…")
-    parser.add_argument("--seeds", type=int, nargs="+", help="only these")
+    parser.add_argument(
+        "--seeds",
+        type=int,
+        nargs="+",
+        help="in place of the profile's; settings are chosen on others, with an --out of their own",
+    )
     parser.add_argument(
         "--shard", type=_shard, default=(0, 1), metavar="i/n", help="every n-th run"
     )

@@ -66,6 +66,16 @@ def _curve(result: Result) -> list[dict[str, Any]]:
     return list(result.get("curve", []))
 
 
+def first_shaping(result: Result) -> float:
+    """Return what the first update's episodes were paid for progress, on average."""
+    return float(_curve(result)[0]["reward_shaping"])
+
+
+def first_failure(result: Result) -> float:
+    """Return what a failed episode of the first update was paid, on average."""
+    return first_shaping(result) / (1 - float(_curve(result)[0]["success_once"]))
+
+
 def categories() -> list[str]:
     """Return the names of Feat2Go's kinds of shifts."""
     return sorted({shift.category for shift in SHIFTS.values()})
@@ -136,6 +146,8 @@ class Comparison:
     """Column that the verdict goes by."""
     told: Sequence[tuple[str, str]] = ()
     """Further pairs of arms whose difference is told."""
+    look_into: Callable[[Mapping[str, Done]], str] | None = None
+    """Says what was found where a result is not as the paper's, once every arm has results."""
     start: str | None = None
     """Arm that the others start from, where the figure shows the column beside training, too."""
 
@@ -145,11 +157,8 @@ class Comparison:
         score = self.scores[self.by]
         gains = [differences(found[self.ours], found[other], score) for other in self.others]
         against = "the best of " if len(self.others) > 1 else ""
-        verdict = verdict_of(smallest(gains))
-        if verdict == "not run" and found[self.ours]:
-            verdict = "undecided"
         return Finding(
-            verdict=verdict,
+            verdict=verdict_of(smallest(gains)),
             header=["", "seeds", *self.scores],
             rows=[
                 [name, str(len(group)), *(column(group, score) for score in self.scores.values())]
@@ -158,9 +167,15 @@ class Comparison:
             remarks=[
                 *self._differences(found),
                 f"Verdict: {self.by}, {self.ours} against {against}{', '.join(self.others)}.",
+                *self._looked_into(found),
             ],
             draw=lambda: self._draw(found),
         )
+
+    def _looked_into(self, found: Mapping[str, Done]) -> list[str]:
+        if self.look_into is None or not all(found.values()):
+            return []
+        return [f"Looked into: {self.look_into(found)}"]
 
     def _draw(self, found: Mapping[str, Done]) -> Any:
         trained = {name: group for name, group in found.items() if any(map(_curve, group.values()))}

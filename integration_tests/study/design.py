@@ -144,5 +144,3 @@ class Claim:
     setting: str
     runs: Callable[[Profile], Sequence[Run]]
     judge: Callable[[Profile, Results], Finding]
-    looked_into: str = ""
-    """What was found where a result is not as the paper's."""

@@ -48,7 +48,8 @@ def learning_curves(
     for axis, text in zip(axes[0], texts, strict=False):
         axis.set(xlabel="environment steps", ylabel=text, ylim=(0, 1))
         axis.grid(alpha=0.3)
-        axis.legend(loc="upper left", fontsize=9)
+        if axis.lines:
+            axis.legend(loc="upper left", fontsize=9)
     return figure
 
 
@@ -85,6 +86,30 @@ def curves_at_drops(groups: Mapping[str, Mapping[int, Result]]) -> Any:
         axis.set_ylabel("value")
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="upper right", ncols=2)
     figure.suptitle("Attempts that drop the cube (dashed)", fontsize=11)
+    return figure
+
+
+def values_of_failures(played: Mapping[int, Result]) -> Any:
+    """Plot the value of each failure by the distance that was left, for each seed."""
+    figure, axes = plt.subplots(
+        1, len(played), figsize=(3.4 * len(played), 3.4), sharey=True, squeeze=False
+    )
+    for axis, (seed, result) in zip(axes[0], played.items(), strict=True):
+        for colour, held in zip(COLOURS, (True, False), strict=False):
+            chosen = [end for end in result["failures"] if end["held"] is held]
+            axis.plot(
+                [100 * end["distance"] for end in chosen],
+                [end["value"] for end in chosen],
+                "o",
+                color=colour,
+                alpha=0.6,
+                ms=5,
+                label="cube in the gripper" if held else "cube elsewhere",
+            )
+        axis.set(xlabel="gripper to goal, cm", title=f"seed {seed}", ylim=(0, 1.02))
+        axis.grid(alpha=0.3)
+    axes[0, 0].set_ylabel("value of the last frame")
+    axes[0, 0].legend(loc="lower left", fontsize=8)
     return figure
 
 
@@ -131,9 +156,7 @@ def before_and_after(groups: Mapping[str, tuple[Sequence[float], Sequence[float]
 def _bar(
     axis: Any, x: float, values: Sequence[float], colour: str, label: str, *, width: float = 0.34
 ) -> None:
-    if not len(values):
-        return
-    mean, low, high = interval_of_mean(values)
+    mean, low, high = interval_of_mean(values) if len(values) else (0.0, 0.0, 0.0)
     axis.bar(x, mean, width, color=colour, alpha=0.8, label=label)
     axis.plot([x, x], [low, high], color="#1d2733", lw=1.4)
     axis.plot([x] * len(values), values, "o", mfc="white", mec="#1d2733", ms=4)

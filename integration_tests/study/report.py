@@ -6,7 +6,7 @@ from pathlib import Path
 from integration_tests.pipelines import report as html
 from integration_tests.pipelines.files import write_whole
 from integration_tests.study.claims import CLAIMS
-from integration_tests.study.design import Claim, Finding, Profile
+from integration_tests.study.design import Claim, Finding, Profile, Results
 from integration_tests.study.records import Records
 
 INTRODUCTION = (
@@ -14,9 +14,9 @@ INTRODUCTION = (
     "and a small policy. Brackets are 95 % intervals: of success rates Wilson's, over the episodes "
     "of all seeds; of differences and other scores Student's t, over seeds; bands around curves "
     "are bootstrap intervals over seeds. A claim holds if the interval of the difference is above "
-    "zero, holds in direction if only its mean is, does not hold if the interval is below zero, "
-    "and is undecided otherwise or with fewer than three seeds. What a small policy shows on one "
-    "simulated task need not be what a large one shows on robots."
+    "zero, holds in direction if its mean is by more than a standard error, does not hold if the "
+    "interval is below zero, and is undecided otherwise or with fewer than three seeds. What "
+    "a small policy shows on one simulated task need not be what a large one shows on robots."
 )
 
 
@@ -24,11 +24,11 @@ def write_report(profile: Profile, records: Records, folder: Path) -> str:
     """Write ``README.md``, ``study.html`` and the figures; return a line per claim."""
     folder.mkdir(parents=True, exist_ok=True)
     results = records.results()
-    findings = {claim: claim.judge(profile, results) for claim in CLAIMS}
+    findings = {claim: _finding(claim, profile, results) for claim in CLAIMS}
     pictures = {
         claim.name: html.save(finding.draw(), folder / f"{claim.name}.png")
         for claim, finding in findings.items()
-        if finding.draw is not None and finding.verdict != "not run"
+        if finding.draw is not None
     }
     dates = sorted({content["date"] for content in records.files().values()})
     seconds = sum(content["seconds"] for content in records.files().values())
@@ -52,6 +52,12 @@ def write_report(profile: Profile, records: Records, folder: Path) -> str:
     return "\n".join([*lines, "", f"report  {folder / 'study.html'}"])
 
 
+def _finding(claim: Claim, profile: Profile, results: Results) -> Finding:
+    if any(run.name in results for run in claim.runs(profile)):
+        return claim.judge(profile, results)
+    return Finding(verdict="not run")
+
+
 def _section(claim: Claim, finding: Finding, picture: Path | None) -> str:
     parts = [
         html.paragraph(finding.verdict.capitalize() + ".", css="headline"),
@@ -60,7 +66,7 @@ def _section(claim: Claim, finding: Finding, picture: Path | None) -> str:
     ]
     if finding.rows:
         parts.append(html.table(finding.header, finding.rows))
-    parts += [html.paragraph(remark) for remark in _remarks(claim, finding)]
+    parts += [html.paragraph(remark) for remark in finding.remarks]
     if picture is not None:
         parts.append(html.picture(picture, claim.title))
     parts.append(f"<p><code>nox -s study -- {claim.name}</code></p>")
@@ -79,15 +85,10 @@ def _markdown(findings: dict[Claim, Finding], pictures: dict[str, Path], made: s
         lines += [f"{claim.setting} `nox -s study -- {claim.name}`", ""]
         if finding.rows:
             lines += [*_table(finding.header, finding.rows), ""]
-        lines += [f"* {remark}" for remark in _remarks(claim, finding)]
+        lines += [f"* {remark}" for remark in finding.remarks]
         if claim.name in pictures:
             lines += ["", f"![{claim.title}]({pictures[claim.name].name})"]
     return "\n".join(lines) + "\n"
-
-
-def _remarks(claim: Claim, finding: Finding) -> list[str]:
-    looked_into = [f"Looked into: {claim.looked_into}"] if claim.looked_into else []
-    return [*finding.remarks, *looked_into]
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

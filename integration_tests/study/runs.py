@@ -14,7 +14,8 @@ from integration_tests.pipelines.quickstart import ACTIONS, CAMERA, CHUNK
 from integration_tests.study.ablation import ablation
 from integration_tests.study.calvin import calvin
 from integration_tests.study.design import Result
-from integration_tests.study.lab import Constant, Lab, Shuffled, fine_tune, improve
+from integration_tests.study.failures import failures
+from integration_tests.study.lab import Constant, Lab, Mean, Shuffled, fine_tune, improve
 from integration_tests.study.ranking import fit_ranking_model, ranking
 from integration_tests.study.spiral import spiral
 from vla_rl.algorithms.behaviour_cloning import BehaviourCloning, CloneConfig, clone
@@ -34,14 +35,14 @@ WEAK_DEMONSTRATIONS, WEAK_EPOCHS = 22, 40
 """What the policy of all-fail groups was cloned from."""
 
 
-def start(lab: Lab) -> Result:
-    """Evaluate the policy that fine-tuning starts from."""
-    stages = lab.stages("start")
-    policy = lab.policy()
+def start(lab: Lab, *, begin: str = "clone") -> Result:
+    """Evaluate the policy that fine-tuning starts from, the cloned or the ``weak`` one."""
+    stages = lab.stages("start" if begin == "clone" else f"start-{begin}")
+    policy = _begin(lab, begin)
     return stages.run(
         "evaluate",
         lab.profile.sizes(),
-        lambda folder: {"after": lab.evaluate(policy, folder, shifted=True)},
+        lambda folder: {"after": lab.evaluate(policy, folder, shifted=begin == "clone")},
     )
 
 
@@ -52,7 +53,8 @@ def ppo(lab: Lab, *, reward: str, control: str = "none") -> Result:
         lab: Of the seed.
         reward: ``feat2go``, or its terminal reward from a value model of ``steps_to_go`` or
             ``time_fraction``; ``sparse``, ``potential``, ``naive``.
-        control: ``none``; ``mean`` or ``shuffled`` values in place of those of the model.
+        control: ``none``; in place of the values of a wave's failures their ``mean``, or the same
+            values ``shuffled``; or a ``constant``, the mean over recorded failures.
     """
     target = reward if reward in ("steps_to_go", "time_fraction") else "feat2go"
     config = PPOConfig(
@@ -65,9 +67,9 @@ def ppo(lab: Lab, *, reward: str, control: str = "none") -> Result:
         if config.reward == "sparse":
             return None
         model, scores = lab.value_model(target)
-        if control == "mean":
+        if control == "constant":
             return Constant(scores["final_progress_failure"])
-        return Shuffled(model) if control == "shuffled" else model
+        return model if control == "none" else {"mean": Mean, "shuffled": Shuffled}[control](model)
 
     name = f"ppo-{reward}" + ("" if control == "none" else f"-{control}")
     settings = {**asdict(config), "target": target, "control": control}
@@ -97,7 +99,7 @@ def grpo(lab: Lab, *, reward: str, begin: str) -> Result:
         lab,
         GRPO,
         config,
-        lab.policy if begin == "clone" else lambda: _weak_policy(lab),
+        lambda: _begin(lab, begin),
         lambda: lab.value_model("feat2go")[0] if reward == "feat2go" else None,
     )
     return fine_tune(lab, f"grpo-{reward}-{begin}", asdict(config), train)
@@ -153,6 +155,10 @@ def _mixture(lab: Lab, num: int, degraded: float) -> Iterable[dict[str, Any]]:
     yield from islice(demonstrations(dataset, CAMERA, success=False), failures)
 
 
+def _begin(lab: Lab, begin: str) -> TokenPolicy:
+    return lab.policy() if begin == "clone" else _weak_policy(lab)
+
+
 def _weak_policy(lab: Lab) -> TokenPolicy:
     num = min(WEAK_DEMONSTRATIONS, lab.profile.base.num_cloned)
     chosen = islice(demonstrations(lab.base().dataset, CAMERA, success=True), num)
@@ -181,5 +187,6 @@ KINDS: Mapping[str, Callable[..., Result]] = MappingProxyType(
         "ablation": ablation,
         "spiral": spiral,
         "calvin": calvin,
+        "failures": failures,
     }
 )

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import bootstrap, ttest_1samp
+from scipy.stats import bootstrap, sem, ttest_1samp
 
 from bench_adapters import wilson_interval
 from integration_tests.study.design import Verdict
@@ -44,17 +44,18 @@ def _interval(x: NDArray[np.float64], bounds: Callable[[], Any]) -> Interval:
 def verdict_of(differences: Sequence[float], *, least: int = 3) -> Verdict:
     """Judge a claim that a difference is positive, from one difference per seed.
 
-    It holds if the interval is above zero, holds in direction if only the mean is, does not hold if
-    the interval is below zero, and is undecided otherwise or with fewer than ``least`` seeds.
+    It holds if the interval is above zero, holds in direction if the mean alone is and by more than
+    its standard error, does not hold if the interval is below zero, and is undecided otherwise or
+    with fewer than ``least`` seeds.
     """
     if len(differences) < least:
-        return "undecided" if differences else "not run"
+        return "undecided"
     mean, low, high = interval_of_mean(differences)
     if low > 0:
         return "holds"
     if high < 0:
         return "does not hold"
-    return "holds in direction" if mean > 0 else "undecided"
+    return "holds in direction" if mean > sem(differences) else "undecided"
 
 
 def share(successes: int, episodes: int) -> str:

@@ -4,6 +4,7 @@ from integration_tests.study.claims.calvin import CALVIN
 from integration_tests.study.claims.controls import CONTROLS
 from integration_tests.study.claims.degraded import DEGRADED
 from integration_tests.study.claims.dense import DENSE
+from integration_tests.study.claims.failures import FAILURES
 from integration_tests.study.claims.groups import GROUPS
 from integration_tests.study.claims.parts import PARTS
 from integration_tests.study.claims.ranking import RANKING
@@ -17,6 +18,7 @@ CLAIMS: tuple[Claim, ...] = (
     TARGETS,
     DENSE,
     CONTROLS,
+    FAILURES,
     GROUPS,
     PARTS,
     DEGRADED,

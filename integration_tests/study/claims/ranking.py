@@ -21,7 +21,7 @@ def judge(profile: Profile, results: Results) -> Finding:
         for name, group in found.items()
     ]
     return Finding(
-        verdict=_verdict(found[JUDGED]) if any(found.values()) else "not run",
+        verdict=_verdict(found[JUDGED]),
         header=["input", "seeds", "in order after one epoch %", "at the end %", "curves that fall"],
         rows=rows,
         remarks=[f"Bars: 94 % after one epoch and 90 % of the curves; verdict: {JUDGED}."],
