@@ -154,6 +154,7 @@ class Comparison:
     def __call__(self, profile: Profile, results: Results) -> Finding:
         """Return table, differences, verdict and learning curves."""
         found = self.arms.found(profile, results)
+        trained = {name: group for name, group in found.items() if any(map(_curve, group.values()))}
         score = self.scores[self.by]
         gains = [differences(found[self.ours], found[other], score) for other in self.others]
         against = "the best of " if len(self.others) > 1 else ""
@@ -169,7 +170,7 @@ class Comparison:
                 f"Verdict: {self.by}, {self.ours} against {against}{', '.join(self.others)}.",
                 *self._looked_into(found),
             ],
-            draw=lambda: self._draw(found),
+            draw=(lambda: self._draw(trained, found)) if trained else None,
         )
 
     def _looked_into(self, found: Mapping[str, Done]) -> list[str]:
@@ -177,8 +178,7 @@ class Comparison:
             return []
         return [f"Looked into: {self.look_into(found)}"]
 
-    def _draw(self, found: Mapping[str, Done]) -> Any:
-        trained = {name: group for name, group in found.items() if any(map(_curve, group.values()))}
+    def _draw(self, trained: Mapping[str, Done], found: Mapping[str, Done]) -> Any:
         if self.start is None:
             return figures.learning_curves(trained)
         begin, score = found[self.start], self.scores[self.by]
