@@ -104,9 +104,9 @@ def differences(one: Done, other: Done, score: Score) -> list[float]:
     return [score(one[seed]) - score(other[seed]) for seed in one if seed in other]
 
 
-def smallest(gains: Sequence[Sequence[float]]) -> Sequence[float]:
-    """Return the differences with the smallest mean; none if some have not been measured."""
-    return min(gains, key=lambda gain: float(np.mean(gain)) if gain else -np.inf)
+def closest(gains: Mapping[str, Sequence[float]]) -> str:
+    """Return whose differences have the smallest mean, or one that has not been measured."""
+    return min(gains, key=lambda name: float(np.mean(gains[name])) if gains[name] else -np.inf)
 
 
 def column(results: Done, score: Score) -> str:
@@ -156,10 +156,11 @@ class Comparison:
         found = self.arms.found(profile, results)
         trained = {name: group for name, group in found.items() if any(map(_curve, group.values()))}
         score = self.scores[self.by]
-        gains = [differences(found[self.ours], found[other], score) for other in self.others]
-        against = "the best of " if len(self.others) > 1 else ""
+        gains = {other: differences(found[self.ours], found[other], score) for other in self.others}
+        rival, against = closest(gains), "the best of " if len(self.others) > 1 else ""
         return Finding(
-            verdict=verdict_of(smallest(gains)),
+            verdict=verdict_of(gains[rival]),
+            headline=self._headline(found, rival, gains[rival]),
             header=["", "seeds", *self.scores],
             rows=[
                 [name, str(len(group)), *(column(group, score) for score in self.scores.values())]
@@ -171,6 +172,18 @@ class Comparison:
                 *self._looked_into(found),
             ],
             draw=(lambda: self._draw(trained, found)) if trained else None,
+        )
+
+    def _headline(self, found: Mapping[str, Done], rival: str, gain: Sequence[float]) -> str:
+        if not gain:
+            return ""
+        ours, theirs = (
+            100 * np.mean([self.scores[self.by](item) for item in found[name].values()])
+            for name in (self.ours, rival)
+        )
+        return (
+            f"{self.by.removesuffix(' %')}: {self.ours} {ours:.1f} %, {rival} {theirs:.1f} %; "
+            f"{points(gain)} points"
         )
 
     def _looked_into(self, found: Mapping[str, Done]) -> list[str]:

@@ -121,6 +121,8 @@ class Finding:
     """What the results say of a claim."""
 
     verdict: Verdict
+    headline: str = ""
+    """The numbers that the verdict goes by."""
     header: Sequence[str] = ()
     rows: Sequence[Sequence[str]] = ()
     remarks: Sequence[str] = ()

@@ -210,8 +210,11 @@ class Lab:
             name = shift or "in_distribution"
             all_of_it = self.profile.num_shifted if shift else self.profile.base.num_evaluated
             num = math.ceil(share * all_of_it)
+            # As few environments as the same number of waves takes, without idle ones in the last.
+            num_envs = math.ceil(num / math.ceil(num / self.profile.base.num_envs))
+            options = {"num_envs": num_envs, "ignore_terminations": True}
             # In this process: others would compile the renderer's shaders for longer than they run.
-            with self.env(shift, ignore_terminations=True, num_workers=0) as env:
+            with self.env(shift, **options, num_workers=0) as env:
                 result = evaluate(
                     policy,
                     env,

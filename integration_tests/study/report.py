@@ -48,7 +48,7 @@ def write_report(profile: Profile, records: Records, folder: Path) -> str:
             for claim, finding in findings.items()
         ],
     )
-    lines = [f"{claim.name:10s} {finding.verdict}" for claim, finding in findings.items()]
+    lines = [f"{c.name:10s} {f.verdict:20s} {f.headline}".rstrip() for c, f in findings.items()]
     return "\n".join([*lines, "", f"report  {folder / 'study.html'}"])
 
 
@@ -60,7 +60,7 @@ def _finding(claim: Claim, profile: Profile, results: Results) -> Finding:
 
 def _section(claim: Claim, finding: Finding, picture: Path | None) -> str:
     parts = [
-        html.paragraph(finding.verdict.capitalize() + ".", css="headline"),
+        html.paragraph(f"{finding.verdict.capitalize()}. {finding.headline}", css="headline"),
         html.paragraph(f"{claim.hypothesis} ({claim.source})"),
         html.paragraph(claim.setting),
     ]
@@ -76,8 +76,8 @@ def _section(claim: Claim, finding: Finding, picture: Path | None) -> str:
 def _markdown(findings: dict[Claim, Finding], pictures: dict[str, Path], made: str) -> str:
     lines = ["# The papers' claims at laptop scale", "", INTRODUCTION, "", made, ""]
     lines += _table(
-        ["claim", "source", "verdict"],
-        [[f"[{c.title}](#{c.name})", c.source, f.verdict] for c, f in findings.items()],
+        ["claim", "source", "verdict", "numbers"],
+        [[f"[{c.title}](#{c.name})", c.source, f.verdict, f.headline] for c, f in findings.items()],
     )
     for claim, finding in findings.items():
         lines += ["", f'## <a name="{claim.name}"></a>{claim.title}', ""]

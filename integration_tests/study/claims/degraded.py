@@ -27,9 +27,11 @@ def judge(profile: Profile, results: Results) -> Finding:
                 points(gains[share]) if gains[share] else "–",
             ]
         )
-    degraded = zip(*(gains[share] for share in SHARES if share), strict=False)
+    pairs = zip(*(gains[share] for share in SHARES if share), strict=False)
+    degraded = [sum(pair) / len(pair) for pair in pairs]
     return Finding(
-        verdict=verdict_of([sum(pair) / len(pair) for pair in degraded]),
+        verdict=verdict_of(degraded),
+        headline=f"RA-BC minus BC at 30 and 60 %: {points(degraded)} points" if degraded else "",
         header=["demonstrations", "seeds", "BC %", "RA-BC %", "difference, points"],
         rows=rows,
         remarks=["Verdict: mean difference at 30 and 60 %."],

@@ -36,6 +36,7 @@ def judge(profile: Profile, results: Results) -> Finding:
     mean, low, high = interval_of_mean(correlations)
     return Finding(
         verdict=verdict_of(correlations),
+        headline=f"rank correlation {mean:.2f} [{low:.2f}, {high:.2f}]",
         header=["", f"{len(played)} seeds"],
         rows=[
             ["failures", str(sum(len(result["failures"]) for result in played.values()))],

@@ -6,7 +6,7 @@ import numpy as np
 
 from integration_tests.study import figures
 from integration_tests.study.ablation import MODELS
-from integration_tests.study.comparison import arm, done, smallest, with_seeds
+from integration_tests.study.comparison import arm, closest, done, with_seeds
 from integration_tests.study.design import Claim, Finding, Profile, Results
 from integration_tests.study.statistics import interval_of_mean, verdict_of
 
@@ -17,20 +17,22 @@ def judge(profile: Profile, results: Results) -> Finding:
     """Compare errors step by step of the ablation."""
     tables = done(profile, results, BENCH)
     errors = {name: [item[name]["mse_macro"] for item in tables.values()] for name in MODELS}
-    rows, remarks = [], [f"{len(tables)} seeds.", "Verdict: the smaller of the two steps."]
+    rows, remarks = [], ["Verdict: the smaller of the two steps."]
     if tables:
         for name in MODELS:
             mean, low, high = interval_of_mean(errors[name])
             rows.append([name, f"{mean:.4f} [{low:.4f}, {high:.4f}]"])
         ratio = np.mean(errors["SARM2"]) / np.mean(errors["single head (ReWiND)"])
         remarks.append(f"SARM2 over single head: {ratio:.2f}; the paper's is at most 0.56.")
-    steps = [
-        [worse - better for better, worse in zip(errors[one], errors[other], strict=True)]
+    steps = {
+        other: [worse - better for better, worse in zip(errors[one], errors[other], strict=True)]
         for one, other in pairwise(MODELS[:3])
-    ]
+    }
     return Finding(
-        verdict=verdict_of(smallest(steps)),
-        header=["model", "error (mean over seeds)"],
+        verdict=verdict_of(steps[closest(steps)]),
+        headline="error: "
+        + "; ".join(f"{name} {np.mean(errors[name]):.4f}" for name in MODELS[:4]),
+        header=["model", f"error (mean over {len(tables)} seeds)"],
         rows=rows,
         remarks=remarks,
         draw=lambda: figures.errors(errors),

@@ -20,8 +20,11 @@ def judge(profile: Profile, results: Results) -> Finding:
         [name, str(len(group)), column(group, after_one), column(group, at_the_end), _falls(group)]
         for name, group in found.items()
     ]
+    fell, drops = _counts(found[JUDGED])
     return Finding(
         verdict=_verdict(found[JUDGED]),
+        headline=f"in order: {column(found[JUDGED], after_one)} %, from pictures alone "
+        f"{column(found['picture'], after_one)} %; {fell} of {drops} curves fall",
         header=["input", "seeds", "in order after one epoch %", "at the end %", "curves that fall"],
         rows=rows,
         remarks=[f"Bars: 94 % after one epoch and 90 % of the curves; verdict: {JUDGED}."],

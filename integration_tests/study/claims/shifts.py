@@ -40,8 +40,13 @@ def judge(profile: Profile, results: Results) -> Finding:
         name: ([score(item) for item in before.values()], [score(item) for item in after.values()])
         for name, score in means.items()
     }
+    gain = differences(after, before, shifted_success)
     return Finding(
-        verdict=verdict_of(differences(after, before, shifted_success)),
+        verdict=verdict_of(gain),
+        headline=f"success under shifts: before {column(before, shifted_success)} %, after "
+        f"{column(after, shifted_success)} %; {points(gain)} points"
+        if gain
+        else "",
         header=["", "before %", "after %", "difference, points"],
         rows=rows,
         remarks=[
