@@ -182,7 +182,7 @@ class Comparison:
             for name in (self.ours, rival)
         )
         return (
-            f"{self.by.removesuffix(' %')}: {self.ours} {ours:.1f} %, {rival} {theirs:.1f} %; "
+            f"{self.by.removesuffix(' %')} {ours:.1f} % ({self.ours}), {theirs:.1f} % ({rival}); "
             f"{points(gain)} points"
         )
 

@@ -1,6 +1,7 @@
 """Figures of the claims; each takes plain results and returns a matplotlib figure."""
 
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from typing import Any
 
 import matplotlib
@@ -14,7 +15,16 @@ from integration_tests.study.design import Result
 from integration_tests.study.lab import curve_of
 from integration_tests.study.statistics import band_of_mean, interval_of_mean
 
-COLOURS = ("#2b6cb0", "#d08a2c", "#3a8f5c", "#a34a6b", "#6b5fb0", "#5b6875")
+COLOURS = (
+    "#2b6cb0",
+    "#d08a2c",
+    "#3a8f5c",
+    "#a34a6b",
+    "#6b5fb0",
+    "#5b6875",
+    "#b8433a",
+    "#2a9aa0",
+)
 
 
 def learning_curves(
@@ -32,7 +42,7 @@ def learning_curves(
     """
     num = 1 if held_out is None else 2
     figure, axes = plt.subplots(1, num, figsize=(8 if num == 1 else 12, 4.2), squeeze=False)
-    for colour, (name, group) in zip(COLOURS, groups.items(), strict=False):
+    for colour, (name, group) in zip(cycle(COLOURS), groups.items(), strict=False):
         if not group:
             continue
         steps = np.mean([_steps(result["curve"]) for result in group.values()], axis=0)

@@ -58,9 +58,13 @@ def _finding(claim: Claim, profile: Profile, results: Results) -> Finding:
     return Finding(verdict="not run")
 
 
+def _first_line(finding: Finding) -> str:
+    return finding.verdict.capitalize() + (f": {finding.headline}" if finding.headline else "")
+
+
 def _section(claim: Claim, finding: Finding, picture: Path | None) -> str:
     parts = [
-        html.paragraph(f"{finding.verdict.capitalize()}. {finding.headline}", css="headline"),
+        html.paragraph(_first_line(finding), css="headline"),
         html.paragraph(f"{claim.hypothesis} ({claim.source})"),
         html.paragraph(claim.setting),
     ]
@@ -81,7 +85,7 @@ def _markdown(findings: dict[Claim, Finding], pictures: dict[str, Path], made: s
     )
     for claim, finding in findings.items():
         lines += ["", f'## <a name="{claim.name}"></a>{claim.title}', ""]
-        lines += [f"**{finding.verdict.capitalize()}.** {claim.hypothesis} *{claim.source}.*", ""]
+        lines += [f"**{_first_line(finding)}.** {claim.hypothesis} *{claim.source}.*", ""]
         lines += [f"{claim.setting} `nox -s study -- {claim.name}`", ""]
         if finding.rows:
             lines += [*_table(finding.header, finding.rows), ""]

@@ -31,7 +31,7 @@ def judge(profile: Profile, results: Results) -> Finding:
     degraded = [sum(pair) / len(pair) for pair in pairs]
     return Finding(
         verdict=verdict_of(degraded),
-        headline=f"RA-BC minus BC at 30 and 60 %: {points(degraded)} points" if degraded else "",
+        headline=f"{points(degraded)} points at 30 and 60 %" if degraded else "",
         header=["demonstrations", "seeds", "BC %", "RA-BC %", "difference, points"],
         rows=rows,
         remarks=["Verdict: mean difference at 30 and 60 %."],

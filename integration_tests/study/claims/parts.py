@@ -30,8 +30,8 @@ def judge(profile: Profile, results: Results) -> Finding:
     }
     return Finding(
         verdict=verdict_of(steps[closest(steps)]),
-        headline="error: "
-        + "; ".join(f"{name} {np.mean(errors[name]):.4f}" for name in MODELS[:4]),
+        headline="error "
+        + ", ".join(f"{np.mean(errors[name]):.4f} ({name})" for name in MODELS[:4]),
         header=["model", f"error (mean over {len(tables)} seeds)"],
         rows=rows,
         remarks=remarks,

@@ -23,7 +23,7 @@ def judge(profile: Profile, results: Results) -> Finding:
     fell, drops = _counts(found[JUDGED])
     return Finding(
         verdict=_verdict(found[JUDGED]),
-        headline=f"in order: {column(found[JUDGED], after_one)} %, from pictures alone "
+        headline=f"{column(found[JUDGED], after_one)} % in order, from pictures alone "
         f"{column(found['picture'], after_one)} %; {fell} of {drops} curves fall",
         header=["input", "seeds", "in order after one epoch %", "at the end %", "curves that fall"],
         rows=rows,

@@ -1,8 +1,11 @@
 """Out of distribution, before and after fine-tuning."""
 
+from collections.abc import Sequence
+
 from integration_tests.study import figures
 from integration_tests.study.comparison import (
     Arms,
+    Done,
     Score,
     Success,
     arm,
@@ -43,10 +46,7 @@ def judge(profile: Profile, results: Results) -> Finding:
     gain = differences(after, before, shifted_success)
     return Finding(
         verdict=verdict_of(gain),
-        headline=f"success under shifts: before {column(before, shifted_success)} %, after "
-        f"{column(after, shifted_success)} %; {points(gain)} points"
-        if gain
-        else "",
+        headline=_headline(before, after, gain) if gain else "",
         header=["", "before %", "after %", "difference, points"],
         rows=rows,
         remarks=[
@@ -55,6 +55,11 @@ def judge(profile: Profile, results: Results) -> Finding:
         ],
         draw=lambda: figures.before_and_after(bars),
     )
+
+
+def _headline(before: Done, after: Done, gain: Sequence[float]) -> str:
+    at_first, at_last = (column(group, shifted_success) for group in (before, after))
+    return f"success {at_first} % before, {at_last} % after; {points(gain)} points"
 
 
 OUT_OF_DISTRIBUTION = Claim(
