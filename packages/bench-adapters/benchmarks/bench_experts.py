@@ -1,7 +1,8 @@
-"""Successes of the scripted ManiSkill experts over many seeds, and what perturbations do to them.
+"""Successes of scripted experts over many seeds, and what perturbations do to them.
 
     python bench_experts.py --episodes 100
-    python bench_experts.py --episodes 20 --perturbation recover --tasks PickCube-v1
+    python bench_experts.py --episodes 20 --perturbation recover --tasks maniskill:PickCube-v1
+    PUT_ON_PLATE_ASSETS=... python bench_experts.py --tasks put_on_plate:Main-v3 --obj-set train
 
 Nothing is rendered: the table says how good the demonstrations are, not how fast they are made.
 """
@@ -11,13 +12,14 @@ import argparse
 import numpy as np
 from tqdm import tqdm
 
-from bench_adapters.envs.maniskill import ManiSkillEnvironment
+from bench_adapters.envs.base import ScriptedEnvironment
 from bench_adapters.experts.maniskill import EXPERTS
 from bench_adapters.functional.scores import success_summary
+from bench_adapters.registry import make_single
 
 
 def attempt(
-    env: ManiSkillEnvironment, seed: int, *, noise: float, perturbation: str | None
+    env: ScriptedEnvironment, seed: int, *, noise: float, perturbation: str | None
 ) -> tuple[bool, int]:
     """Return success and number of steps of one attempt."""
     env.reset(seed)
@@ -34,15 +36,18 @@ def attempt(
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--tasks", nargs="*", default=sorted(EXPERTS))
+    known = [f"maniskill:{task}" for task in sorted(EXPERTS)]
+    parser.add_argument("--tasks", nargs="*", default=known)
+    parser.add_argument("--obj-set", help="of the suites of put_on_plate")
     parser.add_argument("--episodes", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--noise", type=float, default=0.05)
     parser.add_argument("--perturbation", default=None)
     args = parser.parse_args()
-    print(f"{'task':22s} {'successes':>10s} {'Wilson 95 %':>16s} {'steps':>6s} {'limit':>6s}")
+    print(f"{'task':30s} {'successes':>10s} {'Wilson 95 %':>16s} {'steps':>6s} {'limit':>6s}")
     for task in args.tasks:
-        env = ManiSkillEnvironment(task, cameras=())
+        options = {} if args.obj_set is None else {"obj_set": args.obj_set}
+        env = make_single(task, cameras=(), **options)
         outcomes, lengths = [], []
         for seed in tqdm(range(args.seed, args.seed + args.episodes), desc=task, leave=False):
             success, length = attempt(env, seed, noise=args.noise, perturbation=args.perturbation)
@@ -52,7 +57,7 @@ def main() -> None:
         env.close()
         rate = success_summary(outcomes)
         print(
-            f"{task:22s} {rate['count']:4.0f} of {rate['total']:3.0f} "
+            f"{task:30s} {rate['count']:4.0f} of {rate['total']:3.0f} "
             f"[{rate['low']:6.1%}, {rate['high']:6.1%}] {np.mean(lengths):6.1f} {limit:6d}",
             flush=True,
         )

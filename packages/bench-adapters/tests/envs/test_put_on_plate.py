@@ -4,10 +4,12 @@ import os
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from bench_adapters.envs import put_on_plate
 from bench_adapters.errors import SimulatorUnavailableError
+from bench_adapters.record import record_dataset
 
 NEXT_TO_THE_REPOSITORY = Path(__file__).parents[5] / "shared" / "data"
 ASSETS = Path(os.environ.get(put_on_plate.ASSETS_VARIABLE, NEXT_TO_THE_REPOSITORY))
@@ -107,11 +109,63 @@ def test_protocols_start_differently():
     assert heights[1] == pytest.approx(0.90)  # still in the air
 
 
+@pytest.fixture(scope="module")
+def scripted():
+    env = build(obj_set="train", cameras=())
+    yield env
+    env.close()
+
+
+def attempt(env, seed, failure=None):
+    env.reset(seed)
+    expert = env.make_expert(noise=0.05, failure=failure, rng=np.random.default_rng(seed))
+    expert.reset()
+    phases = []
+    for _ in range(env.max_episode_steps):
+        action, phase = expert.act()
+        phases.append(phase)
+        chunk = env.step_chunk(action[None])
+    assert chunk.truncated[-1]
+    assert set(phases) <= set(expert.phases)
+    return bool(chunk.success[-1])
+
+
+@needs_assets
+@pytest.mark.simulator
+@pytest.mark.parametrize("seed", [0, 4, 25, 36])  # a burger, a plant, a pipe that rolls, a bottle
+def test_expert_puts_things_on_the_plate(scripted, seed):
+    assert attempt(scripted, seed)
+
+
+@needs_assets
+@pytest.mark.simulator
+def test_expert_fails_when_told_to(scripted):
+    outcomes = {mode: attempt(scripted, 100, failure=mode) for mode in scripted.perturbations}
+    assert outcomes == {mode: mode == "recover" for mode in scripted.perturbations}
+    with pytest.raises(ValueError, match=r"unknown `failure` 'fall'"):
+        attempt(scripted, 0, failure="fall")
+
+
+@needs_assets
+@pytest.mark.simulator
+def test_expert_is_recorded(tmp_path):
+    kwargs = {"assets_dir": str(ASSETS), "obj_set": "train", "max_episode_steps": 4}
+    summary = record_dataset(
+        "put_on_plate:Main-v3", tmp_path, num_episodes=1, env_kwargs=kwargs, progress_bar=False
+    )
+    assert summary.num_frames == 4
+    rows = pq.read_table(next(tmp_path.glob("data/*/*.parquet")), partitioning=None).to_pylist()
+    assert len(rows[0]["action"]) == 7
+    assert {"phase", "primitive"} <= set(rows[0])
+
+
 def test_unknown_names_and_missing_assets(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match=r"unknown suite 'Main-v9'.*Main-v3"):
         build("Main-v9")
     with pytest.raises(ValueError, match=r"unknown `protocol` 'simpler'.*rlinf"):
         build(protocol="simpler")
+    with pytest.raises(ValueError, match=r"unknown `cameras` \('wrist',\).*3rd_view_camera"):
+        build(cameras=("wrist",))
     with pytest.raises(SimulatorUnavailableError, match=r"model_db.json is missing"):
         put_on_plate.make("Main-v3", assets_dir=tmp_path)
     monkeypatch.delenv(put_on_plate.ASSETS_VARIABLE, raising=False)

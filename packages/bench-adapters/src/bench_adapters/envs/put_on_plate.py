@@ -19,8 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench_adapters.envs._tasks import registry
-from bench_adapters.envs.base import EnvChunk
+from bench_adapters.envs.base import EnvChunk, Expert
 from bench_adapters.errors import SimulatorUnavailableError
+from bench_adapters.experts.plates import PutOnPlateExpert
 from bench_adapters.functional import overlays
 from bench_adapters.functional.put_on_plate import (
     OBJECT_SETS,
@@ -67,6 +68,7 @@ class PutOnPlateEnvironment:
             does not let them settle before the episode.
         episode_ids: Seed s is episode ``episode_ids[s]``; when None, a generator with that seed
             draws the id.
+        cameras: The one there is, or none: nothing is rendered then.
         max_episode_steps: Time limit in steps of 0.2 s.
 
     Raises:
@@ -75,6 +77,8 @@ class PutOnPlateEnvironment:
     """
 
     fps = 5
+    failure_modes = PutOnPlateExpert.failure_modes
+    perturbations = PutOnPlateExpert.perturbations()
 
     def __init__(
         self,
@@ -84,6 +88,7 @@ class PutOnPlateEnvironment:
         obj_set: str = "test",
         protocol: str = "rl4vla",
         episode_ids: Sequence[int] | None = None,
+        cameras: Sequence[str] = (CAMERA,),
         max_episode_steps: int = 80,
     ) -> None:
         if name not in SUITES:
@@ -91,6 +96,7 @@ class PutOnPlateEnvironment:
         for argument, value, known in (
             ("obj_set", obj_set, OBJECT_SETS),
             ("protocol", protocol, PROTOCOLS),
+            ("cameras", tuple(cameras), ((CAMERA,), ())),
         ):
             if value not in known:
                 raise ValueError(f"unknown `{argument}` {value!r}; there are {list(known)}")
@@ -98,6 +104,7 @@ class PutOnPlateEnvironment:
         self.max_episode_steps = max_episode_steps
         self._name, self._obj_set = name, obj_set
         self._episode_ids = None if episode_ids is None else list(episode_ids)
+        self._cameras = tuple(cameras)
         self._assets = _assets(assets_dir)
         registry()  # complains about a missing ManiSkill
         from bench_adapters.envs._plate_scene import PlateScene
@@ -136,9 +143,12 @@ class PutOnPlateEnvironment:
         self.action_space = gym.spaces.Box(space.low, space.high, dtype=np.float32)
         self.observation_space = gym.spaces.Dict(
             {
-                f"observation.images.{CAMERA}": gym.spaces.Box(
-                    0, 255, (HEIGHT, WIDTH, 3), np.uint8
-                ),
+                **{
+                    f"observation.images.{camera}": gym.spaces.Box(
+                        0, 255, (HEIGHT, WIDTH, 3), np.uint8
+                    )
+                    for camera in self._cameras
+                },
                 "observation.state": gym.spaces.Box(-np.inf, np.inf, (8,), np.float32),
             }
         )
@@ -189,17 +199,26 @@ class PutOnPlateEnvironment:
             self._ended = truncated[i] = self._elapsed >= self.max_episode_steps
         return EnvChunk(self._observe(), reward, terminated, truncated, valid, success)
 
+    def make_expert(self, *, noise: float, failure: str | None, rng: np.random.Generator) -> Expert:
+        """Return the scripted expert; see `bench_adapters.experts.maniskill.make_expert`.
+
+        Raises:
+            ValueError: If ``failure`` is not one of ``perturbations``.
+        """
+        if failure is not None and failure not in self.perturbations:
+            raise ValueError(
+                f"unknown `failure` {failure!r}; {self.env_id} has {self.perturbations}"
+            )
+        return PutOnPlateExpert(self, noise=noise, failure=failure, rng=rng)
+
     def close(self) -> None:
         """Free the simulator."""
         self.env.close()
 
     def _observe(self) -> dict[str, Any]:
         qpos = self.env.agent.robot.get_qpos()[0].numpy().astype(np.float32)
-        return {
-            f"observation.images.{CAMERA}": self._frame(),
-            "observation.state": qpos,
-            "task": self.task,
-        }
+        images = {f"observation.images.{camera}": self._frame() for camera in self._cameras}
+        return {**images, "observation.state": qpos, "task": self.task}
 
     def _frame(self) -> NDArray[np.uint8]:
         frame, things = self.env.frame()

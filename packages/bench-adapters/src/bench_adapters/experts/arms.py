@@ -6,8 +6,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 OPEN, CLOSED = 1.0, -1.0
-STEP_M = 0.1  # what an action of 1 means under pd_ee_delta_pos and pd_ee_delta_pose, in metres
-STEP_RAD = -0.1  # and in radians under pd_ee_delta_pose: ManiSkill scales by the lower bound
 GAIN = 1.5  # a servo that starts from where the tool is covers less than half of a commanded step
 
 UP = np.array([0.0, 0.0, 1.0])
@@ -59,6 +57,11 @@ class Arm:
         agent: ManiSkill's robot.
     """
 
+    step_m = 0.1
+    """What an action of 1 means in metres."""
+    step_rad = -0.1
+    """And in radians: ManiSkill scales by the lower bound."""
+
     def __init__(self, agent: Any) -> None:
         self._agent = agent
         self.action_dim = int(agent.single_action_space.shape[0])
@@ -68,12 +71,16 @@ class Arm:
     @property
     def tool(self) -> Vector:
         """Tool centre point, world frame, metres."""
-        return np.asarray(self._agent.tcp_pose.p[0], np.float64)
+        return np.asarray(self._pose.p[0], np.float64)
 
     @property
     def orientation(self) -> Vector:
         """``(3, 3)``, tool frame to world: z out of the hand, y along the fingers' motion."""
-        return rotation_matrix(self._agent.tcp_pose.q[0])
+        return rotation_matrix(self._pose.q[0])
+
+    @property
+    def _pose(self) -> Any:
+        return self._agent.tcp_pose
 
     @property
     def _base(self) -> Vector:
@@ -108,10 +115,25 @@ class Arm:
                 orientation.
         """
         gain = 1.0 if self._targeting else GAIN
-        delta = self._base.T @ (gain * (target - self._start()[0]) / STEP_M)
+        delta = self._base.T @ (gain * (target - self._start()[0]) / self.step_m)
         delta = delta * min(1.0, speed / max(float(np.linalg.norm(delta)), 1e-9))
         angles = np.zeros(self.action_dim - 4)
         if turn is not None:
-            angles = self._base.T @ (gain * turn / STEP_RAD)
+            angles = self._base.T @ (gain * turn / self.step_rad)
             angles = angles / max(1.0, float(np.linalg.norm(angles)))
         return np.concatenate([delta, angles, [gripper]]).astype(np.float32)
+
+
+class WidowXArm(Arm):
+    """A WidowX 250 S under ManiSkill's controller of the Bridge data set: metres and radians."""
+
+    step_m, step_rad = 1.0, 1.0
+
+    @property
+    def orientation(self) -> Vector:
+        """``(3, 3)``, tool frame to world: x out of the hand, y along the fingers' motion."""
+        return super().orientation
+
+    @property
+    def _pose(self) -> Any:
+        return self._agent.robot.links_map["ee_gripper_link"].pose

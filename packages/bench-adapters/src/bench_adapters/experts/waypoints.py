@@ -10,6 +10,7 @@ from bench_adapters.experts.arms import CLOSED, OPEN, UP, Action, Arm, Vector
 
 if TYPE_CHECKING:
     from bench_adapters.envs.maniskill import ManiSkillEnvironment
+    from bench_adapters.envs.put_on_plate import PutOnPlateEnvironment
 
 Stage = tuple[Action, str]
 """An action and the phase of the plan that it belongs to."""
@@ -36,7 +37,7 @@ class WaypointExpert(ABC):
 
     Args:
         env: Environment whose state is read.
-        noise: Standard deviation of the noise on the translations, in action units.
+        noise: Standard deviation of the noise on the translations, in units of 0.1 m.
         failure: One of ``perturbations``, or None.
         rng: Source of the noise and of the place where something goes wrong.
     """
@@ -52,10 +53,11 @@ class WaypointExpert(ABC):
     """Largest translation per step, in action units."""
     phases: Mapping[str, str] = PHASES
     """Primitive of each phase of the plan."""
+    arm_class: type[Arm] = Arm
 
     def __init__(
         self,
-        env: "ManiSkillEnvironment",
+        env: "ManiSkillEnvironment | PutOnPlateEnvironment",
         *,
         noise: float,
         failure: str | None,
@@ -65,7 +67,8 @@ class WaypointExpert(ABC):
         self.noise = noise
         self.failure = failure
         self.rng = rng
-        self.arms = [Arm(agent) for agent in getattr(self.sim.agent, "agents", [self.sim.agent])]
+        agents = getattr(self.sim.agent, "agents", [self.sim.agent])
+        self.arms = [self.arm_class(agent) for agent in agents]
         self.arm = self.arms[0]
         self._plan: Iterator[Stage] = iter(())
         self._carried = 0
@@ -90,8 +93,8 @@ class WaypointExpert(ABC):
         """Return the next action ``(a,)`` in [-1, 1] and its phase."""
         action, phase = next(self._plan)
         noisy = action.copy()
-        for start in self._arm_starts():
-            noisy[start : start + 3] += self.noise * self.rng.standard_normal(3)
+        for start, arm in self._starts():
+            noisy[start : start + 3] += self.noise * 0.1 / arm.step_m * self.rng.standard_normal(3)
         return np.clip(noisy, -1.0, 1.0).astype(np.float32), phase
 
     @abstractmethod
@@ -153,10 +156,18 @@ class WaypointExpert(ABC):
         return self.arm.toward(target, gripper, speed=self.speed)
 
     def reach(
-        self, target: Vector, gripper: float, phase: str, *, within_m: float
+        self,
+        target: Vector,
+        gripper: float,
+        phase: str,
+        *,
+        within_m: float,
+        max_steps: int = 1000,
     ) -> Iterator[Stage]:
         """Move the tool until it is closer than ``within_m`` to ``target``."""
-        while np.linalg.norm(target - self.tool) > within_m:
+        for _ in range(max_steps):
+            if np.linalg.norm(target - self.tool) <= within_m:
+                break
             yield self.toward(target, gripper), phase
 
     def hold(self, gripper: float, phase: str, steps: int) -> Iterator[Stage]:
