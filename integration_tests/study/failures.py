@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from integration_tests.study.design import Result
-from integration_tests.study.lab import Lab
-from integration_tests.study.ranking import GRASPED, STATE
+from integration_tests.study.lab import STATE, Lab, named
+from integration_tests.study.ranking import GRASPED
 from vla_rl.rollout import collect_episodes
 
 GRIPPER, GOAL = slice(10, 13), slice(17, 20)
@@ -30,8 +30,12 @@ class _Witness:
         return values
 
 
-def failures(lab: Lab) -> Result:
+def failures(lab: Lab, *, reads: str = "picture") -> Result:
     """Play as many training episodes as an update has, and look at how failures ended.
+
+    Args:
+        lab: Of the seed.
+        reads: What the value model does; see `Lab.value_model`.
 
     Returns:
         ``successes`` and ``episodes``, and of each failure ``value``, ``distance`` of gripper and
@@ -39,7 +43,7 @@ def failures(lab: Lab) -> Result:
     """
 
     def work(_: Any) -> Result:
-        witness = _Witness(lab.value_model("feat2go")[0])
+        witness = _Witness(lab.value_model("feat2go", reads)[0])
         num = lab.profile.base.episodes_per_update
         with lab.env() as env:
             rollout = collect_episodes(
@@ -64,4 +68,4 @@ def failures(lab: Lab) -> Result:
             "failures": ends,
         }
 
-    return lab.stages("failures").run("play", lab.profile.sizes(), work)
+    return lab.stages(named("failures", reads)).run("play", lab.profile.sizes(), work)

@@ -99,27 +99,26 @@ def curves_at_drops(groups: Mapping[str, Mapping[int, Result]]) -> Any:
     return figure
 
 
-def values_of_failures(played: Mapping[int, Result]) -> Any:
-    """Plot the value of each failure by the distance that was left, for each seed."""
-    figure, axes = plt.subplots(
-        1, len(played), figsize=(3.4 * len(played), 3.4), sharey=True, squeeze=False
-    )
-    for axis, (seed, result) in zip(axes[0], played.items(), strict=True):
+def values_of_failures(groups: Mapping[str, Mapping[int, Result]]) -> Any:
+    """Plot the value of each failure by the distance that was left, a panel for each model."""
+    figure, axes = plt.subplots(1, len(groups), figsize=(9, 3.6), sharey=True, squeeze=False)
+    for axis, (name, group) in zip(axes[0], groups.items(), strict=True):
+        ends = [end for result in group.values() for end in result["failures"]]
         for colour, held in zip(COLOURS, (True, False), strict=False):
-            chosen = [end for end in result["failures"] if end["held"] is held]
+            chosen = [end for end in ends if end["held"] is held]
             axis.plot(
                 [100 * end["distance"] for end in chosen],
                 [end["value"] for end in chosen],
                 "o",
                 color=colour,
-                alpha=0.6,
+                alpha=0.5,
                 ms=5,
                 label="cube in the gripper" if held else "cube elsewhere",
             )
-        axis.set(xlabel="gripper to goal, cm", title=f"seed {seed}", ylim=(0, 1.02))
+        axis.set(xlabel="gripper to goal, cm", title=f"{name} (n = {len(ends)})", ylim=(0, 1.02))
         axis.grid(alpha=0.3)
     axes[0, 0].set_ylabel("value of the last frame")
-    axes[0, 0].legend(loc="lower left", fontsize=8)
+    axes[0, -1].legend(fontsize=8)
     return figure
 
 

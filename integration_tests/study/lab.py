@@ -33,6 +33,7 @@ from progress_labels import steps_to_go, time_fraction
 from progress_labels.encoders import load_encoder
 from progress_labels.episodes import LabeledEpisodes
 from value_models.progress_model import DistributionalProgressModel
+from value_models.recordings import RecordedEpisodes
 from value_models.training import fit_progress_model
 from vla_rl.policies.token_policy import TokenPolicy
 
@@ -45,6 +46,14 @@ GLIMPSES = (1 / 3, 2 / 3)
 """Shares of a training after which its policy is evaluated, too, if it is under the shifts."""
 GLIMPSED = 0.2
 """Share of the episodes of its last evaluation that these have."""
+
+
+STATE = "observation.state"
+
+
+def named(*parts: str) -> str:
+    """Return the name of a piece of work of a seed, without the options that are the usual ones."""
+    return "-".join(part for part in parts if part not in ("none", "picture"))
 
 
 class Target(Sequence[dict[str, Any]]):
@@ -86,22 +95,6 @@ class Constant:
     def progress(self, obs: Any) -> Tensor:
         """Return the constant, ``(n,)``."""
         return torch.full((len(obs["task"]),), self.value)
-
-
-class Mean:
-    """A progress model that says their mean of all it is asked about: it tells no two apart."""
-
-    def __init__(self, model: Any) -> None:
-        self.model = model
-
-    def reset(self, env_mask: Any = None) -> None:
-        """Forget what the model remembers."""
-        self.model.reset(env_mask)
-
-    def progress(self, obs: Any) -> Tensor:
-        """Return the mean of the values, ``(n,)``."""
-        values: Tensor = self.model.progress(obs)
-        return values.mean().expand(len(values))
 
 
 class Shuffled:
@@ -156,14 +149,25 @@ class Lab:
         labeled = LabeledEpisodes(self.base().dataset, camera=CAMERA)
         return labeled if target == "feat2go" else Target(labeled, target)
 
-    def value_model(self, target: str) -> tuple[DistributionalProgressModel, Result]:
-        """Return Feat2Go's value model trained on a target, and its held-out scores."""
+    def value_model(
+        self, target: str, reads: str = "picture"
+    ) -> tuple[DistributionalProgressModel, Result]:
+        """Return Feat2Go's value model trained on a target, and its held-out scores.
+
+        Args:
+            target: Of `episodes`.
+            reads: ``picture``, or ``state`` for a model that reads ``observation.state`` besides.
+        """
         settings: dict[str, Any] = {"max_epochs": self.profile.base.value_epochs, "seed": self.seed}
-        encoder = load_encoder("offline")
+        encoder, episodes = load_encoder("offline"), self.episodes(target)
+        if reads == "state":
+            episodes = RecordedEpisodes(episodes, self.base().dataset, columns=[STATE])
+            settings["state_dim"] = episodes[0][STATE].shape[1]
+        name = named("value", target, reads)
 
         def work(folder: Path) -> Result:
             fit = fit_progress_model(
-                self.episodes(target),
+                episodes,
                 encoder,
                 camera=CAMERA,
                 out_dir=folder / "fit",
@@ -171,8 +175,8 @@ class Lab:
             )
             return asdict(fit.evaluation.model)
 
-        with self.alone(f"value-{target}"):
-            stages = self.stages(f"value-{target}")
+        with self.alone(name):
+            stages = self.stages(name)
             scores = stages.run("fit", {**settings, **self.profile.sizes()}, work)
         model = DistributionalProgressModel.from_pretrained(stages.folders["fit"] / "fit/model")
         return model.attach_encoder(encoder), scores

@@ -19,7 +19,7 @@ from integration_tests.pipelines.quickstart import (
     SEED_STRIDE,
 )
 from integration_tests.study.design import Result
-from integration_tests.study.lab import FIRST_SEED, Lab
+from integration_tests.study.lab import FIRST_SEED, STATE, Lab, named
 from progress_labels.dataset import EpisodeDataset
 from progress_labels.encoders import load_encoder
 from value_models.data import ProgressDataModule
@@ -31,7 +31,6 @@ from value_models.windows import WindowSpec
 
 NUM_EPOCHS = 3
 WINDOWS = WindowSpec(num_frames=8, stride=3)
-STATE = "observation.state"
 GRASPED = 9
 """Where ``observation.state`` says whether the cube is in the hand."""
 FRAMES_AFTER = 5
@@ -45,7 +44,6 @@ def ranking(lab: Lab, *, reads: str = "picture") -> Result:
         lab: Of the seed.
         reads: ``picture``, or ``state`` for a model that reads ``observation.state`` besides.
     """
-    name = "ranking" if reads == "picture" else f"ranking-{reads}"
 
     def work(folder: Path) -> Result:
         episodes = lab.episodes()
@@ -54,7 +52,7 @@ def ranking(lab: Lab, *, reads: str = "picture") -> Result:
         model, result = train_ranking(episodes, camera=CAMERA, seed=lab.seed, folder=folder)
         return {**result, **_falls(model, _drops(lab))}
 
-    return lab.stages(name).run("fit", lab.profile.sizes(), work)
+    return lab.stages(named("ranking", reads)).run("fit", lab.profile.sizes(), work)
 
 
 def train_ranking(

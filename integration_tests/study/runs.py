@@ -15,7 +15,7 @@ from integration_tests.study.ablation import ablation
 from integration_tests.study.calvin import calvin
 from integration_tests.study.design import Result
 from integration_tests.study.failures import failures
-from integration_tests.study.lab import Constant, Lab, Mean, Shuffled, fine_tune, improve
+from integration_tests.study.lab import Constant, Lab, Shuffled, fine_tune, improve, named
 from integration_tests.study.ranking import fit_ranking_model, ranking
 from integration_tests.study.spiral import spiral
 from vla_rl.algorithms.behaviour_cloning import BehaviourCloning, CloneConfig, clone
@@ -53,8 +53,8 @@ def ppo(lab: Lab, *, reward: str, control: str = "none") -> Result:
         lab: Of the seed.
         reward: ``feat2go``, or its terminal reward from a value model of ``steps_to_go`` or
             ``time_fraction``; ``sparse``, ``potential``, ``naive``.
-        control: ``none``; in place of the values of a wave's failures their ``mean``, or the same
-            values ``shuffled``; or a ``constant``, the mean over recorded failures.
+        control: ``none``; in place of each value the ``mean`` over recorded failures, or that of
+            another episode, ``shuffled``.
     """
     target = reward if reward in ("steps_to_go", "time_fraction") else "feat2go"
     config = PPOConfig(
@@ -67,11 +67,11 @@ def ppo(lab: Lab, *, reward: str, control: str = "none") -> Result:
         if config.reward == "sparse":
             return None
         model, scores = lab.value_model(target)
-        if control == "constant":
+        if control == "mean":
             return Constant(scores["final_progress_failure"])
-        return model if control == "none" else {"mean": Mean, "shuffled": Shuffled}[control](model)
+        return Shuffled(model) if control == "shuffled" else model
 
-    name = f"ppo-{reward}" + ("" if control == "none" else f"-{control}")
+    name = named("ppo", reward, control)
     settings = {**asdict(config), "target": target, "control": control}
     shifted = control == "none" and reward in ("feat2go", "steps_to_go", "time_fraction")
     train = improve(lab, PPO, config, lab.policy, progress_model, shifted=shifted)

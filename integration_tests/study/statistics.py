@@ -58,6 +58,14 @@ def verdict_of(differences: Sequence[float], *, least: int = 3) -> Verdict:
     return "holds in direction" if mean > sem(differences) else "undecided"
 
 
+def interval(values: Sequence[float]) -> str:
+    """Format the mean of any score over seeds with its interval."""
+    if not len(values):
+        return "–"
+    mean, low, high = interval_of_mean(values)
+    return f"{mean:.2f}" + ("" if np.isnan(low) else f" [{low:.2f}, {high:.2f}]")
+
+
 def share(successes: int, episodes: int) -> str:
     """Format a success rate with Wilson's interval."""
     low, high = wilson_interval(successes, episodes)

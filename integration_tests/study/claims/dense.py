@@ -12,14 +12,14 @@ from integration_tests.study.comparison import (
     training_success,
 )
 from integration_tests.study.design import Claim
-from integration_tests.study.statistics import interval_of_mean
+from integration_tests.study.statistics import interval
 
 
 def look_into(found: Mapping[str, Done]) -> str:
     """Say how much shaping there is."""
-    mean, low, high = interval_of_mean([first_shaping(item) for item in found["dense"].values()])
+    shaping = interval([first_shaping(item) for item in found["dense"].values()])
     return (
-        f"shaping adds {mean:.2f} [{low:.2f}, {high:.2f}] to the mean advantage of the first "
+        f"shaping adds {shaping} to the mean advantage of the first "
         "update, where failures have -1 and successes 2: it favours what was done whatever its "
         "outcome."
     )

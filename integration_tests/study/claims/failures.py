@@ -4,11 +4,13 @@ import numpy as np
 from scipy.stats import spearmanr
 
 from integration_tests.study import figures
-from integration_tests.study.comparison import Score, arm, column, done, with_seeds
+from integration_tests.study.comparison import Arms, Score, arm, column
 from integration_tests.study.design import Claim, Finding, Profile, Result, Results
-from integration_tests.study.statistics import interval_of_mean, verdict_of
+from integration_tests.study.statistics import interval, verdict_of
 
-PLAYED = arm("failures")
+ARMS = Arms({"picture": arm("failures"), "picture and state": arm("failures", reads="state")})
+JUDGED = "picture"
+"""What Feat2Go's model reads."""
 
 
 def ends(result: Result, key: str) -> list[float]:
@@ -31,23 +33,28 @@ SCORES: dict[str, Score] = {
 
 def judge(profile: Profile, results: Results) -> Finding:
     """Correlate values with distances."""
-    played = done(profile, results, PLAYED)
-    correlations = [closeness(result) for result in played.values()]
-    mean, low, high = interval_of_mean(correlations)
+    found = ARMS.found(profile, results)
+    correlations = {name: [closeness(r) for r in group.values()] for name, group in found.items()}
+    rows = [
+        [
+            name,
+            str(len(group)),
+            str(sum(len(result["failures"]) for result in group.values())),
+            *(column(group, score) for score in SCORES.values()),
+            interval(correlations[name]),
+        ]
+        for name, group in found.items()
+    ]
     return Finding(
-        verdict=verdict_of(correlations),
-        headline=f"rank correlation {mean:.2f} [{low:.2f}, {high:.2f}]",
-        header=["", f"{len(played)} seeds"],
-        rows=[
-            ["failures", str(sum(len(result["failures"]) for result in played.values()))],
-            *([name, column(played, score)] for name, score in SCORES.items()),
-            ["rank correlation with closeness", f"{mean:.2f} [{low:.2f}, {high:.2f}]"],
-        ],
+        verdict=verdict_of(correlations[JUDGED]),
+        headline=", ".join(f"{interval(x)} ({name})" for name, x in correlations.items()),
+        header=["input", "seeds", "failures", *SCORES, "rank correlation with closeness"],
+        rows=rows,
         remarks=[
-            "Verdict: the rank correlation, by seed.",
+            f"Verdict: the rank correlation by seed, {JUDGED}.",
             "A success stands out by one minus the mean value, failures by their spread.",
         ],
-        draw=lambda: figures.values_of_failures(played),
+        draw=lambda: figures.values_of_failures(found),
     )
 
 
@@ -59,6 +66,6 @@ FAILURES = Claim(
     "higher value.",
     setting="The cloned policy's failures in 96 training episodes per seed. Near is the gripper to "
     "the goal, which the wrist camera does not see: most failures hold the cube.",
-    runs=lambda profile: with_seeds(profile, PLAYED),
+    runs=ARMS.runs,
     judge=judge,
 )

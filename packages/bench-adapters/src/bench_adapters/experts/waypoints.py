@@ -94,7 +94,8 @@ class WaypointExpert(ABC):
         action, phase = next(self._plan)
         noisy = action.copy()
         for start, arm in self._starts():
-            noisy[start : start + 3] += self.noise * 0.1 / arm.step_m * self.rng.standard_normal(3)
+            noise = self.noise * (Arm.step_m / arm.step_m)
+            noisy[start : start + 3] += noise * self.rng.standard_normal(3)
         return np.clip(noisy, -1.0, 1.0).astype(np.float32), phase
 
     @abstractmethod
