@@ -177,8 +177,9 @@ class Comparison:
     def _headline(self, found: Mapping[str, Done], rival: str, gain: Sequence[float]) -> str:
         if not gain:
             return ""
+        shared = found[self.ours].keys() & found[rival].keys()
         ours, theirs = (
-            100 * np.mean([self.scores[self.by](item) for item in found[name].values()])
+            100 * np.mean([self.scores[self.by](found[name][seed]) for seed in shared])
             for name in (self.ours, rival)
         )
         return (

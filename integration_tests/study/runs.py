@@ -54,12 +54,14 @@ def ppo(lab: Lab, *, reward: str, control: str = "none") -> Result:
         reward: ``feat2go``, or its terminal reward from a value model of ``steps_to_go`` or
             ``time_fraction``; ``sparse``, ``potential``, ``naive``.
         control: ``none``; in place of each value the ``mean`` over recorded failures, or that of
-            another episode, ``shuffled``.
+            another episode, ``shuffled``; or ``capped``, no more than a half, what the first of
+            this task's two stages is worth.
     """
     target = reward if reward in ("steps_to_go", "time_fraction") else "feat2go"
     config = PPOConfig(
         reward="feat2go" if target != "feat2go" else reward,  # type: ignore[arg-type]
         bootstrap_time_limit=False,  # success counts within the budget of steps, or not at all
+        progress_cap=0.5 if control == "capped" else PPOConfig.progress_cap,
         **_common(lab),
     )
 
