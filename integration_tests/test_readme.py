@@ -5,6 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from integration_tests.study.__main__ import PAGE
+from integration_tests.study.design import PROFILES
+from integration_tests.study.records import Records
+from integration_tests.study.report import VERDICTS, judge_all, verdicts
+
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 RESULTS = ROOT / "integration_tests" / "results"
@@ -59,6 +64,11 @@ def test_speed_of_the_simulator():
         speed, ratio = scores["steps_per_second"], scores["of_stock"]
         if ratio < 100:  # not the policy without a simulator
             assert f"| {speed:.1f} | {ratio:.1f} |" in README
+
+
+def test_verdicts_of_the_study():
+    findings = judge_all(PROFILES["full"], Records((ROOT / PAGE).parent, "full"))
+    assert f"{VERDICTS}\n{verdicts(findings, PAGE)}\n{VERDICTS}" in README
 
 
 def test_results_say_how_they_were_made():

@@ -14,10 +14,12 @@ from integration_tests.study.claims import CLAIMS
 from integration_tests.study.design import PROFILES, Run
 from integration_tests.study.lab import Lab
 from integration_tests.study.records import Records
-from integration_tests.study.report import write_report
+from integration_tests.study.report import judge_all, write_report, write_verdicts
 from integration_tests.study.runs import KINDS
 
 HERE = Path(__file__).parent
+PAGE = "integration_tests/study/results/README.md"
+"""Of the report, as the repository's README links it."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -45,6 +47,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
     pages = kept if kept.parent == HERE else out
     print(write_report(profile, records, pages))
+    if kept.parent == HERE:
+        readme = HERE.parents[1] / "README.md"
+        write_verdicts(judge_all(profile, records), readme, PAGE)
     return 0
 
 

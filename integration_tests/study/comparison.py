@@ -184,7 +184,7 @@ class Comparison:
         )
         return (
             f"{self.by.removesuffix(' %')} {ours:.1f} % ({self.ours}), {theirs:.1f} % ({rival}); "
-            f"{points(gain)} points"
+            f"{points(gain)} points; n = {len(gain)}"
         )
 
     def _looked_into(self, found: Mapping[str, Done]) -> list[str]:

@@ -1,6 +1,6 @@
 """Result files to one HTML and one Markdown page, with a figure per claim."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from integration_tests.pipelines import report as html
@@ -20,11 +20,36 @@ INTRODUCTION = (
 )
 
 
+VERDICTS = "<!-- verdicts -->"
+"""Stands before and after the table of verdicts in the repository's README."""
+
+
+def judge_all(profile: Profile, records: Records) -> dict[Claim, Finding]:
+    """Return what the results say of each claim."""
+    results = records.results()
+    return {claim: _finding(claim, profile, results) for claim in CLAIMS}
+
+
+def verdicts(findings: Mapping[Claim, Finding], page: str = "") -> str:
+    """Return the table of verdicts, whose links lead to a Markdown page of the report."""
+    rows = [
+        [f"[{claim.title}]({page}#{claim.name})", claim.source, finding.verdict, finding.headline]
+        for claim, finding in findings.items()
+    ]
+    return "\n".join(_table(["claim", "source", "verdict", "numbers"], rows))
+
+
+def write_verdicts(findings: Mapping[Claim, Finding], readme: Path, page: str) -> None:
+    """Replace the table of verdicts in a README."""
+    before, _, after = readme.read_text().split(VERDICTS)
+    table = f"\n{verdicts(findings, page)}\n"
+    write_whole(readme, VERDICTS.join([before, table, after]))
+
+
 def write_report(profile: Profile, records: Records, folder: Path) -> str:
     """Write ``README.md``, ``study.html`` and the figures; return a line per claim."""
     folder.mkdir(parents=True, exist_ok=True)
-    results = records.results()
-    findings = {claim: _finding(claim, profile, results) for claim in CLAIMS}
+    findings = judge_all(profile, records)
     pictures = {
         claim.name: html.save(finding.draw(), folder / f"{claim.name}.png")
         for claim, finding in findings.items()
@@ -34,7 +59,7 @@ def write_report(profile: Profile, records: Records, folder: Path) -> str:
     seconds = sum(content["seconds"] for content in records.files().values())
     span = " to ".join(dates[:: max(1, len(dates) - 1)])
     made = (
-        f"{len(results)} runs, {seconds / 3600:.1f} hours, {span}. A policy plays "
+        f"{len(records.files())} runs, {seconds / 3600:.1f} hours, {span}. A policy plays "
         f"{profile.base.num_evaluated} held-out episodes per seed, {profile.num_shifted} under "
         f"each shift, {profile.calvin.num_evaluated} chains of CALVIN; its actions are sampled."
     )
@@ -79,10 +104,7 @@ def _section(claim: Claim, finding: Finding, picture: Path | None) -> str:
 
 def _markdown(findings: dict[Claim, Finding], pictures: dict[str, Path], made: str) -> str:
     lines = ["# The papers' claims at laptop scale", "", INTRODUCTION, "", made, ""]
-    lines += _table(
-        ["claim", "source", "verdict", "numbers"],
-        [[f"[{c.title}](#{c.name})", c.source, f.verdict, f.headline] for c, f in findings.items()],
-    )
+    lines.append(verdicts(findings))
     for claim, finding in findings.items():
         lines += ["", f'## <a name="{claim.name}"></a>{claim.title}', ""]
         lines += [f"**{_first_line(finding)}.** {claim.hypothesis} *{claim.source}.*", ""]

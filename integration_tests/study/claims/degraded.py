@@ -29,9 +29,12 @@ def judge(profile: Profile, results: Results) -> Finding:
         )
     pairs = zip(*(gains[share] for share in SHARES if share), strict=False)
     degraded = [sum(pair) / len(pair) for pair in pairs]
+    num = len(degraded)
     return Finding(
         verdict=verdict_of(degraded),
-        headline=f"{points(degraded)} points at 30 and 60 %" if degraded else "",
+        headline=f"{points(degraded)} points at 30 and 60 %; n = {len(degraded)}"
+        if degraded
+        else "",
         header=["demonstrations", "seeds", "BC %", "RA-BC %", "difference, points"],
         rows=rows,
         remarks=["Verdict: mean difference at 30 and 60 %."],

@@ -52,7 +52,8 @@ def judge(profile: Profile, results: Results) -> Finding:
     return Finding(
         verdict=verdict_of(correlations[JUDGED]),
         headline="rank correlation "
-        + ", ".join(f"{interval(x)} ({name})" for name, x in correlations.items()),
+        + ", ".join(f"{interval(x)} ({name})" for name, x in correlations.items())
+        + f"; n = {len(correlations[JUDGED])}",
         header=[
             "input",
             "seeds",

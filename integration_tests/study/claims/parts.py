@@ -31,7 +31,8 @@ def judge(profile: Profile, results: Results) -> Finding:
     return Finding(
         verdict=verdict_of(steps[closest(steps)]),
         headline="error "
-        + ", ".join(f"{np.mean(errors[name]):.4f} ({name})" for name in MODELS[:4]),
+        + ", ".join(f"{np.mean(errors[name]):.4f} ({name})" for name in MODELS[:4])
+        + f"; n = {len(tables)}",
         header=["model", f"error (mean over {len(tables)} seeds)"],
         rows=rows,
         remarks=remarks,

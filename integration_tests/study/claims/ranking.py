@@ -24,7 +24,8 @@ def judge(profile: Profile, results: Results) -> Finding:
     return Finding(
         verdict=_verdict(found[JUDGED]),
         headline=f"{column(found[JUDGED], after_one)} % in order, from pictures alone "
-        f"{column(found['picture'], after_one)} %; {fell} of {drops} curves fall",
+        f"{column(found['picture'], after_one)} %; {fell} of {drops} curves fall; "
+        f"n = {len(found[JUDGED])}",
         header=["input", "seeds", "in order after one epoch %", "at the end %", "curves that fall"],
         rows=rows,
         remarks=[f"Bars: 94 % after one epoch and 90 % of the curves; verdict: {JUDGED}."],

@@ -59,7 +59,7 @@ def judge(profile: Profile, results: Results) -> Finding:
 
 def _headline(before: Done, after: Done, gain: Sequence[float]) -> str:
     at_first, at_last = (column(group, shifted_success) for group in (before, after))
-    return f"success {at_first} % before, {at_last} % after; {points(gain)} points"
+    return f"success {at_first} % before, {at_last} % after; {points(gain)} points; n = {len(gain)}"
 
 
 OUT_OF_DISTRIBUTION = Claim(

@@ -200,7 +200,12 @@ class PutOnPlateEnvironment:
         return EnvChunk(self._observe(), reward, terminated, truncated, valid, success)
 
     def make_expert(self, *, noise: float, failure: str | None, rng: np.random.Generator) -> Expert:
-        """Return the scripted expert; see `bench_adapters.experts.maniskill.make_expert`.
+        """Return the scripted expert.
+
+        Args:
+            noise: Standard deviation of the noise on the translations, in units of 0.1 m.
+            failure: One of ``perturbations``, or None for an attempt that should succeed.
+            rng: Source of all randomness of the expert.
 
         Raises:
             ValueError: If ``failure`` is not one of ``perturbations``.

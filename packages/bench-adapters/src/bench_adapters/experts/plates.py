@@ -21,12 +21,16 @@ TURN_RAD = 0.3
 DEPTHS = (0.5, 0.2, 0.8)
 """How far down an object the tool gets in one attempt after the other, as shares of its height."""
 STEP_S = 0.2
+"""Seconds per action."""
 FINGER_M = 0.018
 """How far the fingers reach below the tool."""
 
 
 class PutOnPlateExpert(WaypointExpert):
-    """Grasp the object across its narrow side from above, carry it over the plate, release it."""
+    """Grasp the object across its narrow side from above, carry it over the plate, release it.
+
+    Some objects roll, so the hand follows them. Actions are metres and radians.
+    """
 
     failure_modes = ("miss", "drop", "stall")
     near_miss_m = 0.17
