@@ -32,9 +32,7 @@ def judge(profile: Profile, results: Results) -> Finding:
     num = len(degraded)
     return Finding(
         verdict=verdict_of(degraded),
-        headline=f"{points(degraded)} points at 30 and 60 %; n = {len(degraded)}"
-        if degraded
-        else "",
+        headline=f"{points(degraded)} points at 30 and 60 %; n = {num}" if num else "",
         header=["demonstrations", "seeds", "BC %", "RA-BC %", "difference, points"],
         rows=rows,
         remarks=["Verdict: mean difference at 30 and 60 %."],
