@@ -10,6 +10,7 @@ import pytest
 from integration_tests.study import __main__ as command
 from integration_tests.study.ablation import MODELS
 from integration_tests.study.claims import CLAIMS
+from integration_tests.study.claims.failures import FAILURES
 from integration_tests.study.design import PROFILES, make_run
 from integration_tests.study.lab import Constant, Shuffled, Target
 from integration_tests.study.records import Records
@@ -126,6 +127,12 @@ def test_a_run_alone_decides_nothing(records, tmp_path):
         alone.add(run, partial(records.results().get, run.name))
         lines = write_report(PROFILE, alone, tmp_path / claim.name).splitlines()
         assert next(x for x in lines if x.startswith(claim.name)).split()[1] == "undecided"
+
+
+def test_without_failures_their_values_say_nothing():
+    finding = FAILURES.judge(PROFILE, {f"failures-seed{i}": {"failures": []} for i in range(3)})
+    assert finding.verdict == "undecided"
+    assert finding.rows[0] == ["picture", "3", "0", "–", "–", "–", "–"]
 
 
 def test_a_result_says_how_it_was_made(records):

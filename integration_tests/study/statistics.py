@@ -60,7 +60,7 @@ def verdict_of(differences: Sequence[float], *, least: int = 3) -> Verdict:
 
 def interval(values: Sequence[float]) -> str:
     """Format the mean of any score over seeds with its interval."""
-    if not len(values):
+    if not len(values) or np.isnan(values).any():
         return "–"
     mean, low, high = interval_of_mean(values)
     return f"{mean:.2f}" + ("" if np.isnan(low) else f" [{low:.2f}, {high:.2f}]")

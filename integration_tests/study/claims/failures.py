@@ -22,13 +22,19 @@ def ends(result: Result, *, held: bool | None = None) -> list[dict[str, Any]]:
 
 
 def mean_value(result: Result, *, held: bool) -> float:
-    """Return the mean value of failures that hold the cube, or do not."""
-    return float(np.mean([end["value"] for end in ends(result, held=held)]))
+    """Return the mean value of failures that hold the cube, or do not; NaN if there are none."""
+    values = [end["value"] for end in ends(result, held=held)]
+    return float(np.mean(values)) if values else float("nan")
 
 
 def closeness(result: Result, *, held: bool | None = None) -> float:
-    """Return the rank correlation of a failure's value with how near the gripper is to the goal."""
+    """Return the rank correlation of a failure's value with how near the gripper is to the goal.
+
+    NaN of fewer than three failures.
+    """
     chosen = ends(result, held=held)
+    if len(chosen) < 3:
+        return float("nan")
     values, distances = ([end[key] for end in chosen] for key in ("value", "distance"))
     return float(spearmanr(values, np.negative(distances)).statistic)
 
