@@ -20,7 +20,9 @@ def look_into(found: Mapping[str, Done]) -> str:
     paid = {name: column(found[name], first_failure) for name in ("Feat2Go", "its mean")}
     return (
         f"in the first update a failure earns {paid['Feat2Go']} % of a success from the value "
-        f"model and {paid['its mean']} % as their mean over recorded failures."
+        f"model and {paid['its mean']} % as their mean over recorded failures. Most hold the cube, "
+        "and those are valued nearly alike and nearly as a success (`failures`): little is left to "
+        "be earned by reaching the goal."
     )
 
 
