@@ -40,9 +40,9 @@ JUDGE = Comparison(
     others=["sparse, from weak"],
     by="mean training success %",
     look_into=lambda _: (
-        "groups are told apart by whether the cube is held. Failures that hold it are valued nearly "
-        "as successes (`failures`), so that within a group reaching the goal counts for little "
-        "beside not dropping the cube."
+        "groups are told apart by whether the cube is held. Failures that hold it are valued "
+        "nearly as successes (`failures`), so that within a group reaching the goal counts for "
+        "little beside not dropping the cube."
     ),
     told=[
         ("Feat2Go, from clone", "sparse, from clone"),
