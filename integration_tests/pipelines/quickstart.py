@@ -40,9 +40,9 @@ from progress_labels.plots import plot_episode
 from value_models.plots import plot_curves
 from value_models.progress_model import DistributionalProgressModel
 from value_models.training import fit_progress_model
-from vla_rl.algorithms.behaviour_cloning import CloneConfig, clone
+from vla_rl.algorithms.behaviour_cloning import clone
 from vla_rl.algorithms.ppo import PPO
-from vla_rl.algorithms.settings import PPOConfig, Reward
+from vla_rl.algorithms.settings import CloneConfig, PPOConfig, Reward
 from vla_rl.data import make_chunks
 from vla_rl.policies.token_policy import TokenPolicy
 

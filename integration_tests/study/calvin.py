@@ -23,9 +23,9 @@ from progress_labels import time_fraction
 from progress_labels.dataset import EpisodeDataset
 from progress_labels.encoders import load_encoder
 from value_models.progress_model import TemporalRankingModel
-from vla_rl.algorithms.behaviour_cloning import CloneConfig, clone
+from vla_rl.algorithms.behaviour_cloning import clone
 from vla_rl.algorithms.rftf import RFTF
-from vla_rl.algorithms.settings import RFTFConfig
+from vla_rl.algorithms.settings import CloneConfig, RFTFConfig
 from vla_rl.data import make_chunks
 from vla_rl.policies.token_policy import TokenPolicy
 

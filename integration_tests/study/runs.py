@@ -18,12 +18,12 @@ from integration_tests.study.failures import failures
 from integration_tests.study.lab import Constant, Lab, Shuffled, fine_tune, improve, named
 from integration_tests.study.ranking import fit_ranking_model, ranking
 from integration_tests.study.spiral import spiral
-from vla_rl.algorithms.behaviour_cloning import BehaviourCloning, CloneConfig, clone
+from vla_rl.algorithms.behaviour_cloning import BehaviourCloning, clone
 from vla_rl.algorithms.grpo import GRPO
 from vla_rl.algorithms.ppo import PPO
-from vla_rl.algorithms.rabc import RABC, RABCConfig
+from vla_rl.algorithms.rabc import RABC
 from vla_rl.algorithms.rftf import RFTF
-from vla_rl.algorithms.settings import GRPOConfig, PPOConfig, RFTFConfig
+from vla_rl.algorithms.settings import CloneConfig, GRPOConfig, PPOConfig, RABCConfig, RFTFConfig
 from vla_rl.data import make_chunks
 from vla_rl.policies.token_policy import TokenPolicy
 

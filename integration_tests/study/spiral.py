@@ -22,8 +22,8 @@ from value_models.stage_modules import GatedModule, PrimitiveModule
 from value_models.window_model import RewindRegressor
 from value_models.window_modules import RewindModule, WindowModule
 from value_models.windows import WindowSpec
-from vla_rl.algorithms.behaviour_cloning import CloneConfig, clone
-from vla_rl.algorithms.settings import SpiralConfig
+from vla_rl.algorithms.behaviour_cloning import clone
+from vla_rl.algorithms.settings import CloneConfig, SpiralConfig
 from vla_rl.algorithms.spiral import Spiral
 from vla_rl.data import make_chunks
 from vla_rl.policies.gaussian_policy import GaussianPolicy

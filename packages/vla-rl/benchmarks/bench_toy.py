@@ -22,12 +22,19 @@ from typing import Any
 import numpy as np
 import torch
 
-from vla_rl.algorithms.behaviour_cloning import CloneConfig, clone
+from vla_rl.algorithms.behaviour_cloning import clone
 from vla_rl.algorithms.grpo import GRPO
 from vla_rl.algorithms.ppo import PPO
-from vla_rl.algorithms.rabc import RABC, RABCConfig
+from vla_rl.algorithms.rabc import RABC
 from vla_rl.algorithms.rftf import RFTF
-from vla_rl.algorithms.settings import GRPOConfig, PPOConfig, RFTFConfig, SpiralConfig
+from vla_rl.algorithms.settings import (
+    CloneConfig,
+    GRPOConfig,
+    PPOConfig,
+    RABCConfig,
+    RFTFConfig,
+    SpiralConfig,
+)
 from vla_rl.algorithms.spiral import Spiral
 from vla_rl.data import make_chunks
 from vla_rl.evaluation import evaluate_policy, wilson_interval

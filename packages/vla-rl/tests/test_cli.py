@@ -6,11 +6,12 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 
 from vla_rl.cli import SETTINGS, _parser, main
 from vla_rl.policies.token_policy import TokenPolicy
-from vla_rl.testing import make_policy
+from vla_rl.testing import make_episodes, make_policy
 
 RECIPES = ["maniskill-ppo", "maniskill-grpo", "robotwin-grpo", "calvin-rftf", "robot-spiral"]
 
@@ -54,6 +55,37 @@ def test_the_laptop_twin_of_every_recipe_trains(config_of, algorithm, tmp_path, 
     assert next((out_dir / "policy").glob("*.safetensors"))
     assert (out_dir / "metrics.png").exists()
     assert "success_once" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("algorithm", ["rabc", "bc"])
+def test_demonstrations_are_cloned(config_of, algorithm, tmp_path, capsys):
+    out_dir = tmp_path / "out"
+    arguments = ["imitate", "--config", str(config_of("rabc")), "--out_dir", str(out_dir)]
+    if algorithm == "bc":
+        arguments += ["--algorithm=bc", "--rabc.num_epochs=40", "--progress_model=null"]
+    main([*arguments, f"--{algorithm}.num_epochs=2"])
+    rows = _rows(out_dir)
+    assert [row["epoch"] for row in rows] == ["1", "2"]
+    assert float(rows[1]["loss"]) < float(rows[0]["loss"])
+    assert "loss" in capsys.readouterr().out
+    states = np.concatenate([e["observation.state"] for e in make_episodes(60)])
+    policy = TokenPolicy.from_pretrained(out_dir / "policy")
+    np.testing.assert_allclose(policy.trunk.state_mean, states.mean(0), atol=1e-5)
+
+
+def test_cloning_says_what_is_missing(config_of, tmp_path, capsys):
+    config = str(config_of("rabc"))
+    for arguments, message in (
+        (["--progress_model=null"], "progress_gain"),
+        (["--bc.num_epochs=2"], "settings of `rabc`, the algorithm, got some of `bc`"),
+        (["--chunk=0"], "positive `chunk`"),
+        (["--episodes", '{"class_path": "vla_rl.testing.nothing"}'], "no 'nothing'"),
+    ):
+        with pytest.raises(SystemExit) as stop:
+            main(["imitate", "--config", config, "--out_dir", str(tmp_path / "out"), *arguments])
+        assert stop.value.code == 2
+        assert message in capsys.readouterr().err
+        assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.slow

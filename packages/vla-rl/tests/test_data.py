@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from vla_rl.data import make_chunks, state_statistics
+from vla_rl.data import label_progress, make_chunks, state_statistics
 from vla_rl.testing import make_episodes
 
 
@@ -33,6 +33,39 @@ def test_stride_keeps_every_second_frame():
     every, second = (make_chunks(episodes, chunk=2, stride=stride) for stride in (1, 2))
     assert torch.equal(second["action"], every["action"][::2])
     assert second["task"] == every["task"][::2]
+
+
+class FramesSeen:
+    """Progress is a tenth per frame since the reset, and NaN under one instruction."""
+
+    def __init__(self, *, lost=""):
+        self.lost = lost
+
+    def reset(self, env_mask=None):
+        self.count = 0
+
+    def progress(self, obs):
+        assert obs["observation.images.front"].shape[0] == len(obs["task"]) == 1
+        self.count += 1
+        return torch.tensor([float("nan") if obs["task"] == [self.lost] else self.count / 10])
+
+
+def test_progress_is_what_the_model_sees_frame_after_frame():
+    episodes = make_episodes(2)
+    labelled = list(label_progress(episodes, FramesSeen()))
+    for episode, known in zip(labelled, episodes, strict=True):
+        frames = np.arange(1, len(known["action"]) + 1)
+        np.testing.assert_allclose(episode["progress"], frames / 10, rtol=1e-6)
+        assert episode["action"] is known["action"]
+    gain = make_chunks(labelled, chunk=2)["progress_gain"]
+    assert gain[0] == pytest.approx(0.2)
+
+
+def test_progress_must_be_finite():
+    first, second = make_episodes(2)
+    second = second | {"task": [f"part {t}" for t in range(len(second["action"]))]}
+    with pytest.raises(ValueError, match="got NaN or infinity in episode 1"):
+        list(label_progress([first, second], FramesSeen(lost="part 1")))
 
 
 def test_instruction_per_frame():

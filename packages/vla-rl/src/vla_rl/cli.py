@@ -1,4 +1,4 @@
-"""Command line: ``vla-rl fit``, ``evaluate``, ``estimate`` and ``print-config``."""
+"""Command line: ``vla-rl imitate``, ``fit``, ``evaluate``, ``estimate`` and ``print-config``."""
 
 import json
 import signal
@@ -10,10 +10,18 @@ from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
 
-from vla_rl.algorithms.settings import GRPOConfig, PPOConfig, RFTFConfig, SpiralConfig
-from vla_rl.components import build
+from vla_rl.algorithms.settings import (
+    CloneConfig,
+    GRPOConfig,
+    PPOConfig,
+    RABCConfig,
+    RFTFConfig,
+    SpiralConfig,
+)
+from vla_rl.components import accepts, build
 from vla_rl.estimate import Workload, estimate
 
+CLONING = {"bc": CloneConfig, "rabc": RABCConfig}
 SETTINGS = {"ppo": PPOConfig, "grpo": GRPOConfig, "rftf": RFTFConfig, "spiral": SpiralConfig}
 
 
@@ -44,6 +52,8 @@ def main(args: list[str] | None = None) -> None:
             print(estimate(Workload(**vars(config.estimate))).table())
         elif config.subcommand == "evaluate":
             _evaluate(config.evaluate)
+        elif config.subcommand == "imitate":
+            _imitate(config.imitate)
         else:
             _fit(config.fit)
     except (ValueError, TypeError, OSError) as error:
@@ -89,6 +99,24 @@ def _parser() -> ArgumentParser:
     )
     commands.add_subcommand("fit", fit, help="fine-tune a policy")
 
+    imitate = ArgumentParser(description="Clone demonstrations; continues a stopped run.")
+    imitate.add_argument("--config", action="config", help="YAML file; see print-config.")
+    _add_component(
+        imitate, "episodes", "function that returns episodes; see vla_rl.data.make_chunks"
+    )
+    _add_component(imitate, "policy", "vla_rl.types.Policy")
+    _add_component(imitate, "progress_model", "vla_rl.types.ProgressModel", required=False)
+    imitate.add_argument("--chunk", type=int, default=4, help="Primitive actions per sample.")
+    imitate.add_argument("--stride", type=int, default=1, help="Frames from sample to sample.")
+    imitate.add_argument("--algorithm", choices=list(CLONING), default="bc", help="What trains it.")
+    for name, settings in CLONING.items():
+        imitate.add_argument(f"--{name}", type=settings, default=settings())
+    imitate.add_argument("--fabric", type=FabricConfig, default=FabricConfig())
+    imitate.add_argument(
+        "--out_dir", type=str, required=True, help="Checkpoint, metrics.csv and the policy."
+    )
+    commands.add_subcommand("imitate", imitate, help="clone demonstrations")
+
     evaluate = ArgumentParser(description="Measure a policy on episodes of given seeds.")
     evaluate.add_argument("--config", action="config", help="YAML file.")
     _add_component(evaluate, "env", "vla_rl.types.VecEnv")
@@ -112,7 +140,8 @@ def _parser() -> ArgumentParser:
 
 def _add_component(parser: ArgumentParser, name: str, kind: str, *, required: bool = True) -> None:
     text = f"`class_path` and `init_args` of a {kind} (a string is JSON)."
-    parser.add_argument(f"--{name}", type=_entry, required=required, help=text)
+    kind_of = _entry if required else _optional_entry
+    parser.add_argument(f"--{name}", type=kind_of, required=required, help=text)
 
 
 def _entry(value: str | dict[str, Any]) -> dict[str, Any]:
@@ -121,6 +150,10 @@ def _entry(value: str | dict[str, Any]) -> dict[str, Any]:
     if not isinstance(entry, dict):
         raise ValueError(f"Expected a mapping with `class_path`, got {value!r}.")  # noqa: TRY004
     return entry
+
+
+def _optional_entry(value: str | dict[str, Any]) -> dict[str, Any] | None:
+    return None if value == "null" else _entry(value)
 
 
 def _stock_config(name: str) -> str:
@@ -142,12 +175,7 @@ def _fit(config: Namespace) -> None:
     from vla_rl.sharding import fully_sharded, is_sharded, whole_state
 
     algorithms: dict[str, Any] = {"ppo": PPO, "grpo": GRPO, "rftf": RFTF, "spiral": Spiral}
-    for name, settings in SETTINGS.items():
-        if name != config.algorithm and settings(**vars(config[name])) != settings():
-            raise ValueError(
-                f"Expected settings of `{config.algorithm}`, the algorithm, got some of `{name}`; "
-                f"pass `--algorithm {name}` or leave them out."
-            )
+    _check_settings(config, SETTINGS)
     loggers = [] if config.logger is None else [build(config.logger, "logger")]
     hardware = dict(vars(config.fabric))
     if hardware["strategy"] == "fsdp2":
@@ -178,6 +206,44 @@ def _fit(config: Namespace) -> None:
         if hasattr(policy, "save_pretrained"):
             policy.save_pretrained(Path(config.out_dir) / "policy")
         print(f"success_once {history[0]['success_once']:.3f} -> {history[-1]['success_once']:.3f}")
+        print(f"written: {config.out_dir}")
+
+
+def _check_settings(config: Namespace, known: dict[str, Any]) -> None:
+    for name, settings in known.items():
+        if name != config.algorithm and settings(**vars(config[name])) != settings():
+            raise ValueError(
+                f"Expected settings of `{config.algorithm}`, the algorithm, got some of `{name}`; "
+                f"pass `--algorithm {name}` or leave them out."
+            )
+
+
+def _imitate(config: Namespace) -> None:
+    import torch
+    from lightning.fabric import Fabric
+
+    from vla_rl.algorithms.behaviour_cloning import BehaviourCloning
+    from vla_rl.algorithms.rabc import RABC
+    from vla_rl.data import label_progress, make_chunks, state_statistics
+
+    _check_settings(config, CLONING)
+    fabric = Fabric(**vars(config.fabric))
+    fabric.launch()
+    settings = CLONING[config.algorithm](**vars(config[config.algorithm]))
+    episodes = build(config.episodes, "episodes")
+    if config.progress_model is not None:
+        episodes = label_progress(episodes, build(config.progress_model, "progress_model"))
+    samples = make_chunks(episodes, chunk=config.chunk, stride=config.stride)
+    entry = dict(config.policy)
+    if accepts(entry, "policy", "state_mean"):  # unless they are given
+        entry["init_args"] = {**state_statistics(samples), **(entry.get("init_args") or {})}
+    torch.manual_seed(settings.seed)
+    policy = build(entry, "policy")
+    learner: Any = RABC if config.algorithm == "rabc" else BehaviourCloning
+    history = learner(policy, samples, settings, out_dir=config.out_dir, fabric=fabric).fit()
+    if fabric.is_global_zero:
+        policy.save_pretrained(Path(config.out_dir) / "policy")
+        print(f"loss {history[0]['loss']:.3f} -> {history[-1]['loss']:.3f}")
         print(f"written: {config.out_dir}")
 
 

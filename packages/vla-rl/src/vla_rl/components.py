@@ -43,6 +43,15 @@ def build(component: Mapping[str, Any], name: str) -> Any:
     return target(**arguments)
 
 
+def accepts(component: Mapping[str, Any], name: str, argument: str) -> bool:
+    """Return whether what a config entry names takes an argument of that name.
+
+    Raises:
+        ValueError: If the entry names nothing that can be imported.
+    """
+    return argument in inspect.signature(_find(component["class_path"], name)).parameters
+
+
 def _is_component(value: Any) -> bool:
     return isinstance(value, Mapping) and "class_path" in value
 

@@ -1,6 +1,6 @@
 """Demonstrations in memory: every frame of an episode with the chunk of actions that follows it."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from vla_rl.observations import concat_rows, num_rows, require, to_tensor
-from vla_rl.types import ImitationBatch
+from vla_rl.types import ImitationBatch, ProgressModel
 
 _IMAGES = "observation.images."
 
@@ -38,6 +38,40 @@ def make_chunks(
     if chunk < 1 or stride < 1:
         raise ValueError(f"Expected positive `chunk` and `stride`, got {chunk} and {stride}.")
     return concat_rows([_chunks(episode, chunk, stride) for episode in episodes])
+
+
+@torch.no_grad()
+def label_progress(
+    episodes: Iterable[Mapping[str, Any]], model: ProgressModel
+) -> Iterator[dict[str, Any]]:
+    """Yield episodes with the ``progress`` ``(t,)`` that a model sees in them, frame after frame.
+
+    Args:
+        episodes: See `make_chunks`.
+        model: Is reset before each episode.
+
+    Raises:
+        ValueError: If a key is missing or progress is not finite.
+    """
+    for number, episode in enumerate(episodes):
+        model.reset()
+        task = require(episode, "task")
+        frames = {key: value for key, value in episode.items() if key.startswith("observation.")}
+        progress = [
+            to_tensor(
+                model.progress(
+                    {
+                        **{key: value[i : i + 1] for key, value in frames.items()},
+                        "task": [task if isinstance(task, str) else task[i]],
+                    }
+                )
+            )
+            for i in range(len(require(episode, "action")))
+        ]
+        values = torch.cat(progress).cpu().to(torch.float32)
+        if not bool(values.isfinite().all()):
+            raise ValueError(f"Expected finite progress, got NaN or infinity in episode {number}.")
+        yield {**episode, "progress": values}
 
 
 def state_statistics(samples: ImitationBatch) -> dict[str, list[float]]:

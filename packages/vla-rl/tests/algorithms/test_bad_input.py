@@ -5,10 +5,10 @@ import pytest
 import torch
 from lightning.fabric import Fabric
 
-from vla_rl.algorithms.behaviour_cloning import CloneConfig, clone
+from vla_rl.algorithms.behaviour_cloning import clone
 from vla_rl.algorithms.grpo import GRPO
 from vla_rl.algorithms.ppo import PPO
-from vla_rl.algorithms.settings import GRPOConfig, PPOConfig
+from vla_rl.algorithms.settings import CloneConfig, GRPOConfig, PPOConfig
 from vla_rl.data import make_chunks
 from vla_rl.errors import CheckpointError
 from vla_rl.policies.discretized_policy import DiscretizedPolicy

@@ -9,7 +9,8 @@ import time
 import pytest
 import torch
 
-from vla_rl.algorithms.behaviour_cloning import BehaviourCloning, CloneConfig, clone
+from vla_rl.algorithms.behaviour_cloning import BehaviourCloning, clone
+from vla_rl.algorithms.settings import CloneConfig
 from vla_rl.data import make_chunks
 from vla_rl.errors import CheckpointError
 from vla_rl.testing import make_episodes, make_policy
@@ -103,8 +104,10 @@ def test_bad_settings(settings, message):
 
 RUN = """
 import sys, torch
-from vla_rl.algorithms.behaviour_cloning import BehaviourCloning, CloneConfig
-from vla_rl.algorithms.rabc import RABC, RABCConfig
+from vla_rl.algorithms.behaviour_cloning import BehaviourCloning
+from vla_rl.algorithms.settings import CloneConfig
+from vla_rl.algorithms.rabc import RABC
+from vla_rl.algorithms.settings import RABCConfig
 from vla_rl.data import make_chunks
 from vla_rl.testing import make_episodes, make_policy
 

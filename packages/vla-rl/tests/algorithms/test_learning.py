@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from vla_rl.algorithms.behaviour_cloning import CloneConfig, clone
+from vla_rl.algorithms.behaviour_cloning import clone
 from vla_rl.algorithms.grpo import GRPO
 from vla_rl.algorithms.ppo import PPO
 from vla_rl.algorithms.rftf import RFTF
-from vla_rl.algorithms.settings import GRPOConfig, PPOConfig, RFTFConfig
+from vla_rl.algorithms.settings import CloneConfig, GRPOConfig, PPOConfig, RFTFConfig
 from vla_rl.algorithms.spiral import Spiral, SpiralConfig
 from vla_rl.data import make_chunks, state_statistics
 from vla_rl.policies.flow_policy import FlowPolicy

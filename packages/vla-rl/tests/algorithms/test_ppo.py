@@ -4,10 +4,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from vla_rl.algorithms.behaviour_cloning import CloneConfig, clone
+from vla_rl.algorithms.behaviour_cloning import clone
 from vla_rl.algorithms.episode_reward import episode_rewards
 from vla_rl.algorithms.ppo import PPO
-from vla_rl.algorithms.settings import PPOConfig
+from vla_rl.algorithms.settings import CloneConfig, PPOConfig
 from vla_rl.data import make_chunks
 from vla_rl.errors import CheckpointError
 from vla_rl.policies.token_policy import TokenPolicy

@@ -1,8 +1,9 @@
 import pytest
 import torch
 
-from vla_rl.algorithms.behaviour_cloning import CloneConfig, clone
-from vla_rl.algorithms.rabc import RABC, RABCConfig
+from vla_rl.algorithms.behaviour_cloning import clone
+from vla_rl.algorithms.rabc import RABC
+from vla_rl.algorithms.settings import CloneConfig, RABCConfig
 from vla_rl.data import make_chunks
 from vla_rl.testing import make_episodes, make_policy
 

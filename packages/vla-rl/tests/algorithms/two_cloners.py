@@ -6,8 +6,9 @@ from typing import Any
 import torch
 from lightning.fabric import Fabric
 
-from vla_rl.algorithms.behaviour_cloning import BehaviourCloning, CloneConfig
-from vla_rl.algorithms.rabc import RABC, RABCConfig
+from vla_rl.algorithms.behaviour_cloning import BehaviourCloning
+from vla_rl.algorithms.rabc import RABC
+from vla_rl.algorithms.settings import CloneConfig, RABCConfig
 from vla_rl.testing import make_policy
 
 

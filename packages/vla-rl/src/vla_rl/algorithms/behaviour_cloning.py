@@ -1,7 +1,7 @@
 """Behaviour cloning: supervised learning of demonstrated action chunks."""
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -10,39 +10,13 @@ from lightning.fabric import Fabric
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from vla_rl.algorithms.settings import CloneConfig
 from vla_rl.checkpoints import RunState, identity_of
 from vla_rl.functional.sample_weights import weighted_mean
 from vla_rl.observations import num_rows, require, select_rows, to_tensor
 from vla_rl.reductions import mean_over_ranks
 from vla_rl.streams import random_stream
 from vla_rl.types import ImitationBatch
-
-
-@dataclass(frozen=True, kw_only=True)
-class CloneConfig:
-    """Settings of `BehaviourCloning`."""
-
-    num_epochs: int = 40
-    """Passes over the samples."""
-    batch_size: int = 64
-    """Samples per step, over all processes."""
-    lr: float = 1e-3
-    """Peak learning rate; it rises linearly and falls as a cosine to zero."""
-    warmup_share: float = 0.05
-    """Share of all steps in which the learning rate rises, in [0, 1)."""
-    weight_decay: float = 1e-2
-    """Of AdamW."""
-    max_grad_norm: float = 1.0
-    """Gradients are scaled down to this norm."""
-    seed: int = 0
-    """Of the order of samples and of image shifts."""
-
-    def __post_init__(self) -> None:
-        for name in ("num_epochs", "batch_size", "lr", "max_grad_norm"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"Expected `{name}` > 0, got {getattr(self, name)}.")
-        if not 0.0 <= self.warmup_share < 1.0:
-            raise ValueError(f"Expected `warmup_share` in [0, 1), got {self.warmup_share}.")
 
 
 class BehaviourCloning:

@@ -3,7 +3,6 @@
 Source: SARM (arXiv 2509.25358), eqs. 8 and 9.
 """
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
@@ -11,19 +10,11 @@ import torch
 from lightning.fabric import Fabric
 from torch import Tensor, nn
 
-from vla_rl.algorithms.behaviour_cloning import BehaviourCloning, CloneConfig
+from vla_rl.algorithms.behaviour_cloning import BehaviourCloning
+from vla_rl.algorithms.settings import RABCConfig
 from vla_rl.functional.sample_weights import rabc_weights
 from vla_rl.observations import require, to_tensor
 from vla_rl.types import ImitationBatch
-
-
-@dataclass(frozen=True, kw_only=True)
-class RABCConfig(CloneConfig):
-    """Settings of `RABC`."""
-
-    kappa: float = 0.01
-    """Gain of progress above which a sample counts in full. To be chosen per task: the mean weight
-    of a healthy data set is 0.3 to 0.8; near 1 it filters nothing."""
 
 
 class RABC(BehaviourCloning):

@@ -280,3 +280,39 @@ def _check_unit_interval(config: OnPolicyConfig | SpiralConfig, *names: str) -> 
     for name in names:
         if not 0.0 <= getattr(config, name) <= 1.0:
             raise ValueError(f"Expected `{name}` in [0, 1], got {getattr(config, name)}.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CloneConfig:
+    """Settings of `vla_rl.algorithms.behaviour_cloning.BehaviourCloning`."""
+
+    num_epochs: int = 40
+    """Passes over the samples."""
+    batch_size: int = 64
+    """Samples per step, over all processes."""
+    lr: float = 1e-3
+    """Peak learning rate; it rises linearly and falls as a cosine to zero."""
+    warmup_share: float = 0.05
+    """Share of all steps in which the learning rate rises, in [0, 1)."""
+    weight_decay: float = 1e-2
+    """Of AdamW."""
+    max_grad_norm: float = 1.0
+    """Gradients are scaled down to this norm."""
+    seed: int = 0
+    """Of the order of samples and of image shifts."""
+
+    def __post_init__(self) -> None:
+        for name in ("num_epochs", "batch_size", "lr", "max_grad_norm"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"Expected `{name}` > 0, got {getattr(self, name)}.")
+        if not 0.0 <= self.warmup_share < 1.0:
+            raise ValueError(f"Expected `warmup_share` in [0, 1), got {self.warmup_share}.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RABCConfig(CloneConfig):
+    """Settings of `vla_rl.algorithms.rabc.RABC`."""
+
+    kappa: float = 0.01
+    """Gain of progress above which a sample counts in full. To be chosen per task: the mean weight
+    of a healthy data set is 0.3 to 0.8; near 1 it filters nothing."""
