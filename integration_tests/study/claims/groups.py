@@ -1,22 +1,38 @@
 """GRPO where whole groups fail."""
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from integration_tests.study.comparison import (
     Arms,
     Comparison,
+    Done,
     arm,
+    differences,
     success,
     training_success,
 )
 from integration_tests.study.design import Claim, Result
 from integration_tests.study.lab import curve_of
+from integration_tests.study.statistics import points, verdict_of
 
 
 def told_apart(result: Result) -> float:
     """Return the share of groups whose episodes were not all paid the same."""
     curve = result.get("curve", [])
     return float(np.mean(curve_of(curve, "kept_groups_share"))) if curve else float("nan")
+
+
+def look_into(found: Mapping[str, Done]) -> str:
+    """Say whether there is more contrast, and what of."""
+    more = differences(found["Feat2Go, from weak"], found["sparse, from weak"], told_apart)
+    return (
+        f"that more groups have contrast {verdict_of(more)} ({points(more)} points from the weak "
+        "policy), but contrast is between holding the cube and not. Failures that hold it are "
+        "valued nearly as successes (`failures`), so that within a group reaching the goal counts "
+        "for little beside not dropping the cube."
+    )
 
 
 JUDGE = Comparison(
@@ -39,11 +55,7 @@ JUDGE = Comparison(
     ours="Feat2Go, from weak",
     others=["sparse, from weak"],
     by="mean training success %",
-    look_into=lambda _: (
-        "groups are told apart by whether the cube is held. Failures that hold it are valued "
-        "nearly as successes (`failures`), so that within a group reaching the goal counts for "
-        "little beside not dropping the cube."
-    ),
+    look_into=look_into,
     told=[
         ("Feat2Go, from clone", "sparse, from clone"),
         ("Feat2Go, from weak", "weak"),
