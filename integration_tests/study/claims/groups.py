@@ -28,10 +28,10 @@ def look_into(found: Mapping[str, Done]) -> str:
     """Say whether there is more contrast, and what of."""
     more = differences(found["Feat2Go, from weak"], found["sparse, from weak"], told_apart)
     return (
-        f"that more groups have contrast {verdict_of(more)} ({points(more)} points from the weak "
-        "policy), but contrast is between holding the cube and not. Failures that hold it are "
-        "valued nearly as successes (`failures`), so that within a group reaching the goal counts "
-        "for little beside not dropping the cube."
+        f"more groups have contrast ({verdict_of(more)}, {points(more)} points from the weak "
+        "policy), but between holding the cube and not. Failures that hold it are valued nearly as "
+        "successes (`failures`), so that within a group reaching the goal counts for little beside "
+        "not dropping the cube."
     )
 
 
