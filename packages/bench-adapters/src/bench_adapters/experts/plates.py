@@ -55,8 +55,9 @@ class PutOnPlateExpert(WaypointExpert):
             yield from self.back_off()
         spot = self.goal(self.position(self.sim.plate))
         yield from self.carry(thing, spot + up, "move", within_m=0.02, max_steps=30)
-        low = spot + (self.position(thing)[2] - self._corners()[:, 2].min() + 0.004) * UP
-        yield from self.carry(thing, low, "place", within_m=0.004, max_steps=12)
+        height = self.position(thing)[2] - self._corners()[:, 2].min()
+        resting = spot + (height + 0.004) * UP
+        yield from self.carry(thing, resting, "place", within_m=0.004, max_steps=12)
         yield from self.hold(OPEN, "release", steps=3)
         yield from self.reach(self.tool + up, OPEN, "retreat", within_m=0.03, max_steps=10)
         yield from self.rest(OPEN, "retreat")
@@ -106,11 +107,14 @@ class PutOnPlateExpert(WaypointExpert):
         turn = turn * min(1.0, TURN_RAD / max(float(np.linalg.norm(turn)), 1e-9))
         return self.arm.toward(target, gripper, speed=self.speed, turn=turn)
 
+    def _box(self) -> Vector:
+        """Return two opposite corners of the object's box, ``(2, 3)``, its own frame, metres."""
+        box = list(self.sim.objects.values())[self.sim.episode.carrot]["bbox"]
+        return np.array([box["min"], box["max"]])
+
     def _corners(self) -> Vector:
         """Return the corners of the object's bounding box, ``(8, 3)``, world frame, metres."""
-        box = list(self.sim.objects.values())[self.sim.episode.carrot]["bbox"]
-        ends = np.array([box["min"], box["max"]])
-        corners = np.stack(np.meshgrid(*ends.T), axis=-1).reshape(8, 3)
+        corners = np.stack(np.meshgrid(*self._box().T), axis=-1).reshape(8, 3)
         pose = self.sim.carrot.pose
         return self.position(self.sim.carrot) + corners @ rotation_matrix(pose.q[0]).T
 
@@ -118,7 +122,8 @@ class PutOnPlateExpert(WaypointExpert):
         """Return the hand's orientation, ``(3, 3)``: downwards, fingers across the narrow side."""
         axes = rotation_matrix(thing.pose.q[0])
         flat = [i for i in range(3) if abs(axes[2, i]) < 0.7]
-        narrow = min(flat, key=lambda i: float(self.sim._sizes[0][i]))
+        sizes = np.diff(self._box(), axis=0)[0]
+        narrow = min(flat, key=lambda i: float(sizes[i]))
         side = axes[:, narrow] * [1.0, 1.0, 0.0]
         side /= np.linalg.norm(side)
         if side @ self.arm.orientation[:, 1] < 0:  # half a turn makes no difference to two fingers
