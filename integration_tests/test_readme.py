@@ -8,7 +8,7 @@ import pytest
 from integration_tests.study.__main__ import PAGE
 from integration_tests.study.design import PROFILES
 from integration_tests.study.records import Records
-from integration_tests.study.report import VERDICTS, judge_all, verdicts
+from integration_tests.study.report import VERDICTS, judge_all, verdict_section
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -68,7 +68,7 @@ def test_speed_of_the_simulator():
 
 def test_verdicts_of_the_study():
     findings = judge_all(PROFILES["full"], Records((ROOT / PAGE).parent, "full"))
-    assert f"{VERDICTS}\n{verdicts(findings, PAGE)}\n{VERDICTS}" in README
+    assert f"{VERDICTS}{verdict_section(findings, PAGE)}{VERDICTS}" in README
 
 
 def test_results_say_how_they_were_made():

@@ -10,13 +10,14 @@ import pytest
 from integration_tests.study import __main__ as command
 from integration_tests.study.ablation import MODELS
 from integration_tests.study.claims import CLAIMS
+from integration_tests.study.claims.degraded import DEGRADED
 from integration_tests.study.claims.failures import FAILURES
 from integration_tests.study.design import PROFILES, make_run
 from integration_tests.study.lab import Constant, Shuffled, Target
 from integration_tests.study.records import Records
 from integration_tests.study.report import write_report
 from integration_tests.study.shifts import SHIFTS
-from integration_tests.study.statistics import band_of_mean, interval_of_mean, verdict_of
+from integration_tests.study.statistics import band_of_mean, interval_of_mean, verdict_of, weakest
 
 PROFILE = PROFILES["full"]
 
@@ -104,6 +105,41 @@ def test_verdicts(differences, verdict):
     assert verdict_of(differences) == verdict
 
 
+def test_the_weakest_of_several_differences_decides():
+    clear, wide, one = [0.2, 0.3, 0.25], [0.9, -0.5, 0.4], [0.9]
+    assert weakest({"a": clear, "b": clear}) == ("a", "holds")
+    assert weakest({"a": clear, "b": wide}) == ("b", "undecided")
+    assert weakest({"a": one, "b": clear}) == ("a", "undecided")
+    assert weakest({"a": clear, "b": []}) == ("b", "undecided")
+
+
+def test_only_seeds_that_both_have_are_compared():
+    """Success is the seed over ten, and a tenth more with RA-BC; seeds differ by the share."""
+    seeds = {0.3: (0, 1, 2, 3), 0.6: (1, 2, 3, 4)}
+    results = {
+        f"cloning-{method}-{share}-seed{seed}": {
+            "after": {"in_distribution": {"successes": seed + (method == "rabc"), "episodes": 10}}
+        }
+        for share, some in seeds.items()
+        for seed in some
+        for method in ("bc", "rabc")
+    }
+    finding = DEGRADED.judge(PROFILE, results)
+    assert finding.headline == "+10.0 [+10.0, +10.0] points at 30 and 60 %; n = 3"
+
+
+def test_other_seeds_need_a_folder_of_their_own(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        command.main(["failures", "--seeds", "40", "--report-only"])
+    assert "for others give --out" in capsys.readouterr().err
+    out = ["--out", str(tmp_path)]
+    Records(tmp_path / "results", "full").add(
+        make_run("failures", 40), partial(dict, failures=[], successes=0, episodes=0)
+    )
+    assert command.main(["failures", "--seeds", "40", "--report-only", *out]) == 0
+    assert "failures   undecided" in capsys.readouterr().out
+
+
 def test_every_claim_is_judged_by_its_results(records, tmp_path):
     verdicts = {claim.name: claim.judge(PROFILE, records.results()).verdict for claim in CLAIMS}
     assert verdicts == dict.fromkeys(verdicts, "holds")
@@ -132,7 +168,7 @@ def test_a_run_alone_decides_nothing(records, tmp_path):
 def test_without_failures_their_values_say_nothing():
     finding = FAILURES.judge(PROFILE, {f"failures-seed{i}": {"failures": []} for i in range(3)})
     assert finding.verdict == "undecided"
-    assert finding.rows[0] == ["picture", "3", "0", "–", "–", "–", "–"]
+    assert finding.rows[0] == ["clone, picture", "3", "0", "–", "–", "–", "–"]
 
 
 def test_a_result_says_how_it_was_made(records):

@@ -1,5 +1,6 @@
 """Files that are whole or not there, and what a result file says of its making."""
 
+import os
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -16,8 +17,8 @@ DISTRIBUTIONS = (
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Write a text file under a temporary name and rename it."""
-    part = path.with_suffix(".part")
+    """Write a text file under a temporary name of this process and rename it."""
+    part = path.with_suffix(f".{os.getpid()}.part")
     part.write_text(text)
     part.replace(path)
 

@@ -24,13 +24,16 @@ PAGE = "integration_tests/study/results/README.md"
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the study; returns the exit status."""
-    args = _parser().parse_args(arguments)
+    parser = _parser()
+    args = parser.parse_args(arguments)
     profile = PROFILES[args.profile]
+    played = replace(profile, seeds=args.seeds or profile.seeds)
+    if args.out is None and not set(played.seeds) <= set(profile.seeds):
+        parser.error(f"--seeds {args.seeds}: reported are {profile.seeds}; for others give --out")
     out = args.out or Path("outputs") / f"study-{args.profile}"
     kept = HERE / "results" if args.profile == "full" and args.out is None else out / "results"
     records = Records(kept, args.profile)
     claims = [claim for claim in CLAIMS if not args.claims or claim.name in args.claims]
-    played = replace(profile, seeds=args.seeds or profile.seeds)
     runs = dict.fromkeys(run for claim in claims for run in claim.runs(played))
     todo = sorted(runs, key=lambda run: run.seed)[args.shard[0] :: args.shard[1]]
     torch.set_num_threads(2)
@@ -46,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("\nstopped; start again to continue", file=sys.stderr)
         return 130
     pages = kept if kept.parent == HERE else out
-    print(write_report(profile, records, pages))
+    print(write_report(profile if args.out is None else played, records, pages))
     if kept.parent == HERE:
         readme = HERE.parents[1] / "README.md"
         write_verdicts(judge_all(profile, records), readme, PAGE)
@@ -80,7 +83,7 @@ def _parser() -> argparse.ArgumentParser:
         "--seeds",
         type=int,
         nargs="+",
-        help="in place of the profile's; settings are chosen on others, with an --out of their own",
+        help="only these; others than the profile's, to choose settings on, need an --out",
     )
     parser.add_argument(
         "--shard", type=_shard, default=(0, 1), metavar="i/n", help="every n-th run"

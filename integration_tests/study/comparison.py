@@ -10,7 +10,7 @@ from integration_tests.study import figures
 from integration_tests.study.design import Finding, Profile, Result, Results, Run, make_run
 from integration_tests.study.lab import curve_of
 from integration_tests.study.shifts import SHIFTS
-from integration_tests.study.statistics import percent, points, share, verdict_of
+from integration_tests.study.statistics import percent, points, share, weakest
 
 Score = Callable[[Result], float]
 Done = Mapping[int, Result]
@@ -72,8 +72,9 @@ def first_shaping(result: Result) -> float:
 
 
 def first_failure(result: Result) -> float:
-    """Return what a failed episode of the first update was paid, on average."""
-    return first_shaping(result) / (1 - float(_curve(result)[0]["success_once"]))
+    """Return what a failed episode of the first update was paid, on average; NaN without any."""
+    failed = 1 - float(_curve(result)[0]["success_once"])
+    return first_shaping(result) / failed if failed else float("nan")
 
 
 def categories() -> list[str]:
@@ -104,11 +105,6 @@ def differences(one: Done, other: Done, score: Score) -> list[float]:
     return [score(one[seed]) - score(other[seed]) for seed in one if seed in other]
 
 
-def closest(gains: Mapping[str, Sequence[float]]) -> str:
-    """Return whose differences have the smallest mean, or one that has not been measured."""
-    return min(gains, key=lambda name: float(np.mean(gains[name])) if gains[name] else -np.inf)
-
-
 def column(results: Done, score: Score) -> str:
     """Format a score over seeds; a dash where there is none.
 
@@ -135,7 +131,7 @@ class Arms(dict[str, Run]):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Comparison:
-    """Judges that one arm scores above the best of others; a claim's ``judge``."""
+    """Judges that one arm scores above each of others; a claim's ``judge``."""
 
     arms: Arms
     scores: Mapping[str, Score]
@@ -157,9 +153,10 @@ class Comparison:
         trained = {name: group for name, group in found.items() if any(map(_curve, group.values()))}
         score = self.scores[self.by]
         gains = {other: differences(found[self.ours], found[other], score) for other in self.others}
-        rival, against = closest(gains), "the best of " if len(self.others) > 1 else ""
+        rival, verdict = weakest(gains)
+        against = "each of " if len(self.others) > 1 else ""
         return Finding(
-            verdict=verdict_of(gains[rival]),
+            verdict=verdict,
             headline=self._headline(found, rival, gains[rival]),
             header=["", "seeds", *self.scores],
             rows=[

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from integration_tests.study.design import Result
 from integration_tests.study.lab import STATE, Lab, named
+from integration_tests.study.policies import policy_of
 from integration_tests.study.ranking import GRASPED
 from vla_rl.rollout import collect_episodes
 
@@ -30,12 +31,13 @@ class _Witness:
         return values
 
 
-def failures(lab: Lab, *, reads: str = "picture") -> Result:
+def failures(lab: Lab, *, reads: str = "picture", begin: str = "clone") -> Result:
     """Play as many training episodes as an update has, and look at how failures ended.
 
     Args:
         lab: Of the seed.
         reads: What the value model does; see `Lab.value_model`.
+        begin: Whose failures: of the ``clone`` or of the ``weak`` policy.
 
     Returns:
         ``successes`` and ``episodes``, and of each failure ``value``, ``distance`` of gripper and
@@ -47,7 +49,7 @@ def failures(lab: Lab, *, reads: str = "picture") -> Result:
         num = lab.profile.base.episodes_per_update
         with lab.env() as env:
             rollout = collect_episodes(
-                lab.policy(),
+                policy_of(lab, begin),
                 env,
                 range(lab.train_seed, lab.train_seed + num),
                 generator=torch.Generator().manual_seed(lab.seed),
@@ -68,4 +70,4 @@ def failures(lab: Lab, *, reads: str = "picture") -> Result:
             "failures": ends,
         }
 
-    return lab.stages(named("failures", reads)).run("play", lab.profile.sizes(), work)
+    return lab.stages(named("failures", reads, begin)).run("play", lab.profile.sizes(), work)

@@ -53,7 +53,7 @@ STATE = "observation.state"
 
 def named(*parts: str) -> str:
     """Return the name of a piece of work of a seed, without the options that are the usual ones."""
-    return "-".join(part for part in parts if part not in ("none", "picture"))
+    return "-".join(part for part in parts if part not in ("none", "picture", "clone"))
 
 
 class Target(Sequence[dict[str, Any]]):

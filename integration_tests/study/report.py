@@ -9,17 +9,20 @@ from integration_tests.study.claims import CLAIMS
 from integration_tests.study.design import Claim, Finding, Profile, Results
 from integration_tests.study.records import Records
 
+RULE = (
+    "A claim holds if the 95 % interval of the difference is above zero, holds in direction if its "
+    "mean is by more than a standard error, which chance alone reaches in a fifth of all cases, "
+    "does not hold if the interval is below zero, and is undecided otherwise or with fewer than "
+    "three seeds. Where several differences count, the weakest decides; the order of frames has "
+    "bars of its own."
+)
 INTRODUCTION = (
     "Each claim of a paper is checked on ManiSkill3's PickCube with a wrist camera of 64 pixels "
     "and a small policy. Brackets are 95 % intervals: of success rates Wilson's, over the episodes "
     "of all seeds; of differences and other scores Student's t, over seeds; bands around curves "
-    "are bootstrap intervals over seeds. A claim holds if the interval of the difference is above "
-    "zero, holds in direction if its mean is by more than a standard error, does not hold if the "
-    "interval is below zero, and is undecided otherwise or with fewer than three seeds. What "
-    "a small policy shows on one simulated task need not be what a large one shows on robots."
+    "are bootstrap intervals over seeds. " + RULE + " What a small policy shows on one simulated "
+    "task need not be what a large one shows on robots."
 )
-
-
 VERDICTS = "<!-- verdicts -->"
 """Stands before and after the table of verdicts in the repository's README."""
 
@@ -39,11 +42,15 @@ def verdicts(findings: Mapping[Claim, Finding], page: str = "") -> str:
     return "\n".join(_table(["claim", "source", "verdict", "numbers"], rows))
 
 
+def verdict_section(findings: Mapping[Claim, Finding], page: str) -> str:
+    """Return what stands between the marks in the README."""
+    return f"\n{verdicts(findings, page)}\n\n{RULE} n counts seeds.\n"
+
+
 def write_verdicts(findings: Mapping[Claim, Finding], readme: Path, page: str) -> None:
     """Replace the table of verdicts in a README."""
     before, _, after = readme.read_text().split(VERDICTS)
-    table = f"\n{verdicts(findings, page)}\n"
-    write_whole(readme, VERDICTS.join([before, table, after]))
+    write_whole(readme, VERDICTS.join([before, verdict_section(findings, page), after]))
 
 
 def write_report(profile: Profile, records: Records, folder: Path) -> str:

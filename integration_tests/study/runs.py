@@ -7,18 +7,17 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-import torch
-
-from integration_tests.pipelines.demonstrations import demonstrations, policy_arguments
-from integration_tests.pipelines.quickstart import ACTIONS, CAMERA, CHUNK
+from integration_tests.pipelines.demonstrations import demonstrations
+from integration_tests.pipelines.quickstart import CAMERA, CHUNK
 from integration_tests.study.ablation import ablation
 from integration_tests.study.calvin import calvin
 from integration_tests.study.design import Result
 from integration_tests.study.failures import failures
 from integration_tests.study.lab import Constant, Lab, Shuffled, fine_tune, improve, named
+from integration_tests.study.policies import policy_of, small_policy
 from integration_tests.study.ranking import fit_ranking_model, ranking
 from integration_tests.study.spiral import spiral
-from vla_rl.algorithms.behaviour_cloning import BehaviourCloning, clone
+from vla_rl.algorithms.behaviour_cloning import BehaviourCloning
 from vla_rl.algorithms.grpo import GRPO
 from vla_rl.algorithms.ppo import PPO
 from vla_rl.algorithms.rabc import RABC
@@ -31,14 +30,12 @@ NUM_DEMONSTRATIONS = 40
 """Of the claim on degraded demonstrations."""
 KAPPA = 0.01
 """RA-BC's threshold, the paper's. With 0.05 clean demonstrations were cloned worse than by BC."""
-WEAK_DEMONSTRATIONS, WEAK_EPOCHS = 22, 40
-"""What the policy of all-fail groups was cloned from."""
 
 
 def start(lab: Lab, *, begin: str = "clone") -> Result:
     """Evaluate the policy that fine-tuning starts from, the cloned or the ``weak`` one."""
-    stages = lab.stages("start" if begin == "clone" else f"start-{begin}")
-    policy = _begin(lab, begin)
+    stages = lab.stages(named("start", begin))
+    policy = policy_of(lab, begin)
     return stages.run(
         "evaluate",
         lab.profile.sizes(),
@@ -101,7 +98,7 @@ def grpo(lab: Lab, *, reward: str, begin: str) -> Result:
         lab,
         GRPO,
         config,
-        lambda: _begin(lab, begin),
+        lambda: policy_of(lab, begin),
         lambda: lab.value_model("feat2go")[0] if reward == "feat2go" else None,
     )
     return fine_tune(lab, f"grpo-{reward}-{begin}", asdict(config), train)
@@ -136,7 +133,7 @@ def cloning(lab: Lab, *, method: str, degraded: float) -> Result:
             batch[image] = episode[image][None]
             episode["progress"] = model.compute_progress(batch)[0]
         samples = make_chunks(episodes, chunk=CHUNK)
-        policy = _small_policy(lab, samples)
+        policy = small_policy(lab, samples)
         if method == "rabc":
             learner: BehaviourCloning = RABC(policy, samples, weighed, out_dir=folder)
         else:
@@ -155,27 +152,6 @@ def _mixture(lab: Lab, num: int, degraded: float) -> Iterable[dict[str, Any]]:
     dataset, failures = lab.base().dataset, round(num * degraded)
     yield from islice(demonstrations(dataset, CAMERA, success=True), num - failures)
     yield from islice(demonstrations(dataset, CAMERA, success=False), failures)
-
-
-def _begin(lab: Lab, begin: str) -> TokenPolicy:
-    return lab.policy() if begin == "clone" else _weak_policy(lab)
-
-
-def _weak_policy(lab: Lab) -> TokenPolicy:
-    num = min(WEAK_DEMONSTRATIONS, lab.profile.base.num_cloned)
-    chosen = islice(demonstrations(lab.base().dataset, CAMERA, success=True), num)
-    samples = make_chunks(chosen, chunk=CHUNK)
-    policy = _small_policy(lab, samples)
-    num_epochs = min(WEAK_EPOCHS, lab.profile.base.clone_epochs)
-    config = CloneConfig(num_epochs=num_epochs, seed=lab.seed)
-    clone(policy, samples, config, out_dir=lab.out / f"weak-seed{lab.seed}")
-    policy.eval()
-    return policy
-
-
-def _small_policy(lab: Lab, samples: dict[str, Any]) -> TokenPolicy:
-    torch.manual_seed(lab.seed)
-    return TokenPolicy(**policy_arguments(samples, CAMERA), **ACTIONS)
 
 
 KINDS: Mapping[str, Callable[..., Result]] = MappingProxyType(

@@ -1,6 +1,6 @@
 """Intervals and verdicts."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -56,6 +56,19 @@ def verdict_of(differences: Sequence[float], *, least: int = 3) -> Verdict:
     if high < 0:
         return "does not hold"
     return "holds in direction" if mean > sem(differences) else "undecided"
+
+
+def weakest(differences: Mapping[str, Sequence[float]], *, least: int = 3) -> tuple[str, Verdict]:
+    """Judge a claim that all of several differences are positive: as the weakest of them.
+
+    Returns:
+        Whose it is, of equal ones with the smallest mean, and its verdict.
+    """
+    order: list[Verdict] = ["does not hold", "undecided", "holds in direction", "holds"]
+    verdicts = {name: verdict_of(values, least=least) for name, values in differences.items()}
+    means = {name: float(np.mean(x)) if len(x) else -np.inf for name, x in differences.items()}
+    name = min(verdicts, key=lambda name: (order.index(verdicts[name]), means[name]))
+    return name, verdicts[name]
 
 
 def interval(values: Sequence[float]) -> str:

@@ -20,9 +20,8 @@ def look_into(found: Mapping[str, Done]) -> str:
     paid = {name: column(found[name], first_failure) for name in ("Feat2Go", "its mean")}
     return (
         f"in the first update a failure earns {paid['Feat2Go']} % of a success from the value "
-        f"model and {paid['its mean']} % as their mean over recorded failures. Most hold the cube, "
-        "and those are valued nearly alike and nearly as a success (`failures`): little is left to "
-        "be earned by reaching the goal."
+        f"model and {paid['its mean']} % as their mean over recorded failures. `failures` shows "
+        "what its values tell of the policy's own."
     )
 
 
@@ -53,8 +52,8 @@ CONTROLS = Claim(
     name="controls",
     title="Is it the information in the value?",
     source="control of ours on Feat2Go's reward (Eq. 4); Ng et al. (1999) on shaping",
-    hypothesis="Replaced by its mean or given to other episodes, the value no longer helps; paid "
-    "at every step as it is, it does harm.",
+    hypothesis="The value helps by what it says of the episode: more than its mean, or than the "
+    "value of another one.",
     setting="PPO from the same cloned policy; only the reward differs. Its mean is that of "
     "recorded failures; shuffled values are each another's of the failures among 16 episodes that "
     "are played at a time. A half is what the first of the task's two stages is worth.",

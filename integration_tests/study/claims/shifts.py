@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from integration_tests.study import figures
 from integration_tests.study.comparison import (
     Arms,
@@ -58,8 +60,15 @@ def judge(profile: Profile, results: Results) -> Finding:
 
 
 def _headline(before: Done, after: Done, gain: Sequence[float]) -> str:
-    at_first, at_last = (column(group, shifted_success) for group in (before, after))
-    return f"success {at_first} % before, {at_last} % after; {points(gain)} points; n = {len(gain)}"
+    shared = before.keys() & after.keys()
+    at_first, at_last = (
+        100 * float(np.mean([shifted_success(group[seed]) for seed in shared]))
+        for group in (before, after)
+    )
+    return (
+        f"success {at_first:.1f} % before, {at_last:.1f} % after; {points(gain)} points; "
+        f"n = {len(gain)}"
+    )
 
 
 OUT_OF_DISTRIBUTION = Claim(

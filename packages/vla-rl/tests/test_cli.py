@@ -71,6 +71,9 @@ def test_demonstrations_are_cloned(config_of, algorithm, tmp_path, capsys):
     states = np.concatenate([e["observation.state"] for e in make_episodes(60)])
     policy = TokenPolicy.from_pretrained(out_dir / "policy")
     np.testing.assert_allclose(policy.trunk.state_mean, states.mean(0), atol=1e-5)
+    with pytest.raises(SystemExit):
+        main([*arguments, f"--{algorithm}.num_epochs=2", "--chunk=2"])
+    assert "the demonstrations of" in capsys.readouterr().err
 
 
 def test_cloning_says_what_is_missing(config_of, tmp_path, capsys):
@@ -79,6 +82,7 @@ def test_cloning_says_what_is_missing(config_of, tmp_path, capsys):
         (["--progress_model=null"], "progress_gain"),
         (["--bc.num_epochs=2"], "settings of `rabc`, the algorithm, got some of `bc`"),
         (["--chunk=0"], "positive `chunk`"),
+        (["--fabric.strategy=fsdp2"], "keeps whole policies"),
         (["--episodes", '{"class_path": "vla_rl.testing.nothing"}'], "no 'nothing'"),
     ):
         with pytest.raises(SystemExit) as stop:

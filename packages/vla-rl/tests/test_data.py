@@ -64,8 +64,20 @@ def test_progress_is_what_the_model_sees_frame_after_frame():
 def test_progress_must_be_finite():
     first, second = make_episodes(2)
     second = second | {"task": [f"part {t}" for t in range(len(second["action"]))]}
-    with pytest.raises(ValueError, match="got NaN or infinity in episode 1"):
+    with pytest.raises(ValueError, match=r"progress \(1,\) of frame 1 of episode 1, got .*nan"):
         list(label_progress([first, second], FramesSeen(lost="part 1")))
+
+
+def test_progress_must_be_one_number_per_frame():
+    class Two(FramesSeen):
+        def progress(self, obs):
+            return super().progress(obs).repeat(2)
+
+    with pytest.raises(ValueError, match="of frame 0 of episode 0"):
+        list(label_progress(make_episodes(1), Two()))
+    short = make_episodes(1)[0] | {"task": ["a"]}
+    with pytest.raises(ValueError, match="equally many rows"):
+        list(label_progress([short], FramesSeen()))
 
 
 def test_instruction_per_frame():

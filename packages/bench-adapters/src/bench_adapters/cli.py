@@ -72,7 +72,8 @@ def record(
         out: Folder of the dataset.
         episodes: Episodes that the dataset shall have.
         seed: Seed of the first episode; the others count up.
-        noise: Standard deviation of the noise on the expert's actions, in action units.
+        noise: Standard deviation of the noise on the expert's actions, in action units; where these
+            are metres (put_on_plate) in units of 0.1 m.
         failure_fraction: Share of episodes in which the expert is made to fail.
         perturbations: How it fails, of what the environment offers (stall, drop, miss, near_miss,
             recover, ...); its failure modes when none is named.

@@ -58,8 +58,8 @@ def record_dataset(  # noqa: PLR0913  one keyword per setting of a recording
         root: Folder of the dataset.
         num_episodes: Episodes that the dataset shall have.
         seed: Seed of the first episode.
-        noise: Standard deviation of the noise on the expert's actions, in action units. Actions are
-            recorded as they were executed.
+        noise: Standard deviation of the noise on the expert's actions, in action units; where these
+            are metres (``put_on_plate``) in units of 0.1 m. Actions are recorded as executed.
         failure_fraction: Share of the episodes, spread evenly, in which the expert is made to fail
             in a way that the episode's own generator draws.
         perturbations: What those ways are; the environment's failure modes when empty.

@@ -139,9 +139,15 @@ def test_expert_puts_things_on_the_plate(scripted, seed):
 
 @needs_assets
 @pytest.mark.simulator
-def test_expert_fails_when_told_to(scripted):
-    outcomes = {mode: attempt(scripted, 100, failure=mode) for mode in scripted.perturbations}
+@pytest.mark.parametrize("seed", [100, 4])  # a bottle, a plant
+def test_expert_fails_when_told_to(scripted, seed):
+    outcomes = {mode: attempt(scripted, seed, failure=mode) for mode in scripted.perturbations}
     assert outcomes == {mode: mode == "recover" for mode in scripted.perturbations}
+
+
+@needs_assets
+@pytest.mark.simulator
+def test_unknown_failures_are_named(scripted):
     with pytest.raises(ValueError, match=r"unknown `failure` 'fall'"):
         attempt(scripted, 0, failure="fall")
 

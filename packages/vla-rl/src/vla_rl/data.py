@@ -44,34 +44,31 @@ def make_chunks(
 def label_progress(
     episodes: Iterable[Mapping[str, Any]], model: ProgressModel
 ) -> Iterator[dict[str, Any]]:
-    """Yield episodes with the ``progress`` ``(t,)`` that a model sees in them, frame after frame.
+    """Yield episodes with the ``progress`` ``(t,)`` that a model sees in them.
 
     Args:
-        episodes: See `make_chunks`.
-        model: Is reset before each episode.
+        episodes: See `make_chunks`; progress that they have is replaced.
+        model: Is reset before each episode and asked about one frame after the other.
 
     Raises:
-        ValueError: If a key is missing or progress is not finite.
+        ValueError: If a key is missing, lengths within an episode disagree, or the model answers
+            anything but one finite number per frame.
     """
     for number, episode in enumerate(episodes):
-        model.reset()
-        task = require(episode, "task")
         frames = {key: value for key, value in episode.items() if key.startswith("observation.")}
-        progress = [
-            to_tensor(
-                model.progress(
-                    {
-                        **{key: value[i : i + 1] for key, value in frames.items()},
-                        "task": [task if isinstance(task, str) else task[i]],
-                    }
+        task, length = require(episode, "task"), len(require(episode, "action"))
+        frames["task"] = [task] * length if isinstance(task, str) else list(task)
+        num_rows({"action": episode["action"], **frames})  # raises when lengths disagree
+        model.reset()
+        progress = torch.empty(length)
+        for t in range(length):
+            seen = to_tensor(model.progress({k: value[t : t + 1] for k, value in frames.items()}))
+            if seen.shape != (1,) or not bool(seen.isfinite()):
+                raise ValueError(
+                    f"Expected finite progress (1,) of frame {t} of episode {number}, got {seen}."
                 )
-            )
-            for i in range(len(require(episode, "action")))
-        ]
-        values = torch.cat(progress).cpu().to(torch.float32)
-        if not bool(values.isfinite().all()):
-            raise ValueError(f"Expected finite progress, got NaN or infinity in episode {number}.")
-        yield {**episode, "progress": values}
+            progress[t] = seen.cpu()[0]
+        yield {**episode, "progress": progress}
 
 
 def state_statistics(samples: ImitationBatch) -> dict[str, list[float]]:

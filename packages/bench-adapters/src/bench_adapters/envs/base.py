@@ -94,7 +94,8 @@ class ScriptedEnvironment(Environment, Protocol):
         """Build the expert.
 
         Args:
-            noise: Standard deviation of the noise on the actions, in action units.
+            noise: Standard deviation of the noise on the actions, in action units; where these are
+                metres (``put_on_plate``) in units of 0.1 m.
             failure: One of ``perturbations``, or None for an attempt that should succeed.
             rng: Source of all randomness of the expert.
         """

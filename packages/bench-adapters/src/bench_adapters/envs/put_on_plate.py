@@ -111,7 +111,8 @@ class PutOnPlateEnvironment:
 
         moves = name == "PositionChangeTo-v1" and obj_set != "train"
         self.env = PlateScene(
-            self._assets, name, protocol, moves=moves, num_envs=1, obs_mode="rgb+segmentation",
+            self._assets, name, protocol, moves=moves, num_envs=1,
+            obs_mode="rgb+segmentation" if self._cameras else "none",
             control_mode=CONTROL_MODE, sim_backend="physx_cpu", render_backend="cpu",
             reward_mode="none", sensor_configs={"shader_pack": "default"},
         )  # fmt: skip

@@ -50,7 +50,7 @@ class PutOnPlateExpert(WaypointExpert):
             yield from self._grasp(depth)
             lifted = self.position(thing) + up
             yield from self.carry(thing, lifted, "lift", within_m=0.04, max_steps=8)
-            if self.position(thing)[2] > lifted[2] - 0.06 or self.failure is not None:
+            if self.position(thing)[2] > lifted[2] - 0.06 or self.failure in self.failure_modes:
                 break
             yield from self.back_off()
         spot = self.goal(self.position(self.sim.plate))
