@@ -76,7 +76,8 @@ OUT_OF_DISTRIBUTION = Claim(
     title="Out of distribution",
     source="Feat2Go, tables 1 and 2",
     hypothesis="Reinforcement fine-tuning raises success under changes that it never saw.",
-    setting="The policies of `targets` on PickCube changed in eight ways; sampled actions.",
+    setting="The policies of `targets` on PickCube changed in eight ways; sampled actions. The "
+    "25-object suites are not part of it: no policy has been trained for them yet.",
     runs=ARMS.runs,
     judge=judge,
 )
