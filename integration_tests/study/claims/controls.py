@@ -43,7 +43,11 @@ JUDGE = Comparison(
     others=("its mean", "shuffled"),
     by="success %",
     told=[
-        ("Feat2Go", other) for other in ("sparse", "capped at a half", "naive bonus", "potential")
+        ("Feat2Go", "sparse"),
+        ("Feat2Go", "naive bonus"),
+        ("Feat2Go", "potential"),
+        ("capped at a half", "Feat2Go"),
+        ("capped at a half", "sparse"),
     ],
     look_into=look_into,
 )
