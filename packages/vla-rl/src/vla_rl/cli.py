@@ -1,7 +1,6 @@
 """Command line: ``vla-rl imitate``, ``fit``, ``evaluate``, ``estimate`` and ``print-config``."""
 
 import json
-import os
 import signal
 import sys
 from dataclasses import dataclass
@@ -246,30 +245,14 @@ def _imitate(config: Namespace) -> None:
     torch.manual_seed(settings.seed)
     policy = build(entry, "policy")
     learner: Any = RABC if config.algorithm == "rabc" else BehaviourCloning
-    out_dir = Path(config.out_dir)
-    run = learner(policy, samples, settings, out_dir=out_dir, fabric=fabric)
-    _claim(out_dir, {key: config[key] for key in ("episodes", "progress_model", "chunk", "stride")})
+    data = {key: config[key] for key in ("episodes", "progress_model", "chunk", "stride")}
+    run = learner(policy, samples, settings, out_dir=config.out_dir, fabric=fabric, data=data)
     history = run.fit()
     if fabric.is_global_zero:
         if hasattr(policy, "save_pretrained"):
-            policy.save_pretrained(out_dir / "policy")
+            policy.save_pretrained(Path(config.out_dir) / "policy")
         print(f"loss {history[0]['loss']:.3f} -> {history[-1]['loss']:.3f}")
         print(f"written: {config.out_dir}")
-
-
-def _claim(out_dir: Path, data: dict[str, Any]) -> None:
-    """Note what a run learns from; refuse the folder of a run that learns from something else."""
-    path = out_dir / "demonstrations.json"
-    text = json.dumps(data, indent=1, sort_keys=True) + "\n"
-    if path.exists() and path.read_text() != text:
-        raise ValueError(
-            f"Expected the demonstrations of {path}, got others; choose another `out_dir` or "
-            "delete it."
-        )
-    out_dir.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(f".{os.getpid()}.part")
-    part.write_text(text)
-    part.replace(path)
 
 
 def _evaluate(config: Namespace) -> None:

@@ -1,6 +1,7 @@
 """Behaviour cloning: supervised learning of demonstrated action chunks."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, ClassVar
@@ -34,6 +35,7 @@ class BehaviourCloning:
         out_dir: str | Path,
         fabric: Fabric | None = None,
         progress_bar: bool = True,
+        data: Mapping[str, Any] | None = None,
     ) -> None:
         """Prepare the run, and load its last checkpoint if there is one.
 
@@ -45,6 +47,8 @@ class BehaviourCloning:
             fabric: Launched; one CPU process when None. Several processes need the strategy
                 ``ddp_find_unused_parameters_true``: imitation leaves the critic out.
             progress_bar: Show one, counted in epochs.
+            data: What the samples were made of, as plain values: part of what tells this run from
+                another.
 
         Raises:
             CheckpointError: If ``out_dir`` holds the checkpoint of another run.
@@ -61,7 +65,10 @@ class BehaviourCloning:
         self._run = RunState(
             self.fabric,
             Path(out_dir),
-            identity=identity_of(self.name, asdict(self.config), policy),
+            identity={
+                **identity_of(self.name, asdict(self.config), policy),
+                **({} if data is None else {"data": dict(data)}),
+            },
             parts={"policy": policy, "optimizer": self.optimizer},
         )
 

@@ -3,8 +3,9 @@
 Source: SARM (arXiv 2509.25358), eqs. 8 and 9.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from lightning.fabric import Fabric
@@ -36,6 +37,7 @@ class RABC(BehaviourCloning):
         out_dir: str | Path,
         fabric: Fabric | None = None,
         progress_bar: bool = True,
+        data: Mapping[str, Any] | None = None,
     ) -> None:
         """Weigh the samples, by statistics over all of them, and prepare the run.
 
@@ -47,6 +49,7 @@ class RABC(BehaviourCloning):
             out_dir: Of the run.
             fabric: Launched.
             progress_bar: Show one.
+            data: What the samples were made of.
 
         Raises:
             ValueError: If the gains are missing or no sample has any weight.
@@ -70,6 +73,7 @@ class RABC(BehaviourCloning):
             out_dir=out_dir,
             fabric=fabric,
             progress_bar=progress_bar,
+            data=data,
         )
 
     def _weight(self, batch: ImitationBatch, count: Tensor) -> Tensor:
