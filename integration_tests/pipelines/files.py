@@ -16,10 +16,10 @@ DISTRIBUTIONS = (
 )
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Write a text file under a temporary name of this process and rename it."""
+def write_whole(path: Path, content: str | bytes) -> None:
+    """Write a file under a temporary name of this process and rename it."""
     part = path.with_suffix(f".{os.getpid()}.part")
-    part.write_text(text)
+    part.write_bytes(content.encode() if isinstance(content, str) else content)
     part.replace(path)
 
 

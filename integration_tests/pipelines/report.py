@@ -3,6 +3,7 @@
 import base64
 import html
 from collections.abc import Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -76,11 +77,11 @@ def _base64(path: Path) -> str:
 
 
 def save(figure: Any, path: Path) -> Path:
-    """Save a figure as PNG under a temporary name, rename it and free it."""
-    part = path.with_suffix(".part")
-    figure.savefig(part, dpi=110, bbox_inches="tight", format="png")
+    """Save a figure as PNG and free it."""
+    content = BytesIO()
+    figure.savefig(content, dpi=110, bbox_inches="tight", format="png")
     plt.close(figure)
-    part.replace(path)
+    write_whole(path, content.getvalue())
     return path
 
 

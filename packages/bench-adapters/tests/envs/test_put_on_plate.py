@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from bench_adapters.envs import put_on_plate
 from bench_adapters.errors import SimulatorUnavailableError
@@ -75,6 +76,24 @@ def test_episodes_are_those_of_the_ids_whatever_ran_before():
     with pytest.raises(ValueError, match="below the 2 `episode_ids`, got 2"):
         env.reset(2)
     env.close()
+
+
+@needs_assets
+@pytest.mark.simulator
+@pytest.mark.parametrize("suite", ["Main-v3", "VisionTexture03-v1", "VisionWhole05-v1"])
+def test_small_frames_show_what_large_ones_do(suite):
+    frames = []
+    for size in (None, 60):
+        env = build(suite, image_size=size)
+        frames.append(env.reset(3)["observation.images.3rd_view_camera"])
+        assert env.observation_space["observation.images.3rd_view_camera"].contains(frames[-1])
+        env.close()
+    small = frames[1].astype(float)
+    image = Image.fromarray(frames[0]).resize((60, 60), Image.Resampling.BOX)
+    shrunk = np.asarray(image, float)
+    assert np.abs(shrunk - small).mean() < 10
+    # Not by chance: the same picture mirrored is another one.
+    assert np.abs(shrunk[:, ::-1] - small).mean() > 24
 
 
 @needs_assets

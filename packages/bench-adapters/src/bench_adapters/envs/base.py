@@ -1,6 +1,6 @@
 """What one environment of a benchmark looks like to the rest of the package."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -63,6 +63,21 @@ class Environment(Protocol):
     def close(self) -> None:
         """Free the simulator."""
         ...
+
+
+def check_failure(env_id: str, failure: str | None, known: Sequence[str]) -> None:
+    """Raise if a scripted expert cannot fail in this way.
+
+    Args:
+        env_id: Named in the message.
+        failure: Asked of the expert; None asks for none.
+        known: What it can be asked for.
+
+    Raises:
+        ValueError: If ``failure`` is neither None nor in ``known``.
+    """
+    if failure is not None and failure not in known:
+        raise ValueError(f"unknown `failure` {failure!r}; {env_id} has {list(known)}")
 
 
 class Expert(Protocol):

@@ -11,7 +11,7 @@ import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
-from bench_adapters.envs.base import EnvChunk, Expert
+from bench_adapters.envs.base import EnvChunk, Expert, check_failure
 from bench_adapters.envs.calvin_chains import Chains
 from bench_adapters.envs.calvin_clone import (
     SCENES,
@@ -251,8 +251,7 @@ class CalvinEnvironment:
 
     def make_expert(self, *, noise: float, failure: str | None, rng: np.random.Generator) -> Expert:
         """Return a `CalvinExpert`; see `envs.base.ScriptedEnvironment`."""
-        if failure is not None:
-            raise ValueError(f"unknown `failure` {failure!r}; {self.env_id} has none")
+        check_failure(self.env_id, failure, self.perturbations)
         if self.scene != "D" or not self._relative:
             raise ValueError("CALVIN's scripted expert knows scene D and relative actions only")
         return CalvinExpert(self, noise=noise, rng=rng)

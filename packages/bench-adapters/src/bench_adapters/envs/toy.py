@@ -7,7 +7,7 @@ import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
-from bench_adapters.envs.base import EnvChunk, Expert
+from bench_adapters.envs.base import EnvChunk, Expert, check_failure
 from bench_adapters.specs import ActionSpec, Dimension
 
 STEP = 0.1
@@ -168,8 +168,7 @@ class ReachExpert:
         failure: str | None,
         rng: np.random.Generator,
     ) -> None:
-        if failure is not None and failure not in env.perturbations:
-            raise ValueError(f"unknown `failure` {failure!r}; {env.env_id} has {env.perturbations}")
+        check_failure(env.env_id, failure, env.perturbations)
         self._env = env
         self._noise = noise
         self._failure = failure

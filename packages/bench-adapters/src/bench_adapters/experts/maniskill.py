@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bench_adapters.envs.base import Expert
+from bench_adapters.envs.base import Expert, check_failure
 from bench_adapters.experts import cubes, pegs, teams
 from bench_adapters.experts.waypoints import WaypointExpert
 
@@ -47,9 +47,7 @@ def make_expert(
     if env.name not in EXPERTS:
         raise ValueError(f"no scripted expert for {env.env_id!r}; there are {sorted(EXPERTS)}")
     expert = EXPERTS[env.name]
-    known = expert.perturbations()
-    if failure is not None and failure not in known:
-        raise ValueError(f"unknown `failure` {failure!r}; {env.env_id} has {known}")
+    check_failure(env.env_id, failure, expert.perturbations())
     return expert(env, noise=noise, failure=failure, rng=rng)
 
 
