@@ -7,6 +7,7 @@ from functools import partial
 import numpy as np
 import pytest
 
+from bench_adapters.functional.put_on_plate import CATEGORIES
 from integration_tests.study import __main__ as command
 from integration_tests.study.ablation import MODELS
 from integration_tests.study.claims import CLAIMS
@@ -14,6 +15,7 @@ from integration_tests.study.claims.degraded import DEGRADED
 from integration_tests.study.claims.failures import FAILURES
 from integration_tests.study.design import PROFILES, make_run
 from integration_tests.study.lab import Constant, Shuffled, Target
+from integration_tests.study.plates import run_names
 from integration_tests.study.records import Records
 from integration_tests.study.report import write_report
 from integration_tests.study.shifts import SHIFTS
@@ -56,6 +58,9 @@ def result_of(run, rng):
     ]
     if run.kind == "calvin":
         return {"curve": curve, "after": {"chains": [1, 2, 1 + good, 2 + good]}}
+    if run.kind == "plates":
+        runs = [name for category in CATEGORIES for name in run_names(category)]
+        return {"curve": curve, "after": dict.fromkeys(runs, score)}
     after = dict.fromkeys(["in_distribution", *SHIFTS], score)
     return {"curve": curve, "after": after, "glimpses": {"3": after, "7": after}}
 
@@ -233,8 +238,26 @@ def test_calvin_runs_through(tmp_path):
     assert len(results["calvin-dense-seed0"]["curve"]) == 1
 
 
-def test_without_a_clone_calvin_is_left_out(tmp_path, monkeypatch, capsys):
-    monkeypatch.delenv("CALVIN_ROOT", raising=False)
-    assert command.main(["calvin", "--profile", "ci", "--out", str(tmp_path)]) == 0
-    assert "calvin-dense-seed0 is left out: CALVIN_ROOT is not set" in capsys.readouterr().out
+@pytest.mark.skipif(
+    "PUT_ON_PLATE_ASSETS" not in os.environ, reason="PUT_ON_PLATE_ASSETS names no assets"
+)
+def test_the_suites_run_through(tmp_path):
+    assert command.main(["suites", "--profile", "ci", "--out", str(tmp_path)]) == 0
+    results = Records(tmp_path / "results", "ci").results()
+    assert set(results) == {"plates-none-seed0", "plates-feat2go-seed0"}
+    assert all(len(result["after"]) == 16 for result in results.values())
+    assert len(results["plates-feat2go-seed0"]["curve"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("claim", "variable", "message"),
+    [
+        ("calvin", "CALVIN_ROOT", "calvin-dense-seed0 is left out: CALVIN_ROOT is not set"),
+        ("suites", "PUT_ON_PLATE_ASSETS", "plates-feat2go-seed0 is left out: the 25-object suites"),
+    ],
+)
+def test_what_is_not_installed_is_left_out(claim, variable, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.delenv(variable, raising=False)
+    assert command.main([claim, "--profile", "ci", "--out", str(tmp_path)]) == 0
+    assert message in capsys.readouterr().out
     assert Records(tmp_path / "results", "ci").results() == {}

@@ -1,7 +1,6 @@
 """RFTF on CALVIN's scene D, from a policy cloned from scripted motions; needs a clone of CALVIN."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
@@ -9,27 +8,21 @@ from typing import Any
 
 import torch
 
-from bench_adapters import VectorEnv, make
 from bench_adapters.envs.calvin_chains import official_chains
 from bench_adapters.envs.calvin_clone import find_clone
 from bench_adapters.evaluate import evaluate
-from bench_adapters.record import record_dataset
-from integration_tests.pipelines.demonstrations import demonstrations, policy_arguments
-from integration_tests.pipelines.quickstart import RECORD_SEEDS, SEED_STRIDE
+from integration_tests.study.benchmark import Benchmark
 from integration_tests.study.design import Result
-from integration_tests.study.lab import FIRST_SEED, Lab, fine_tune
+from integration_tests.study.lab import Lab, fine_tune
 from integration_tests.study.ranking import train_ranking
 from progress_labels import time_fraction
 from progress_labels.dataset import EpisodeDataset
 from progress_labels.encoders import load_encoder
 from value_models.progress_model import TemporalRankingModel
-from vla_rl.algorithms.behaviour_cloning import clone
 from vla_rl.algorithms.rftf import RFTF
-from vla_rl.algorithms.settings import CloneConfig, RFTFConfig
-from vla_rl.data import make_chunks
+from vla_rl.algorithms.settings import RFTFConfig
 from vla_rl.policies.token_policy import TokenPolicy
 
-ENV_ID = "calvin:D"
 SUBTASKS = (
     "open_drawer",
     "close_drawer",
@@ -39,18 +32,33 @@ SUBTASKS = (
     "turn_off_led",
 )
 """What the scripted expert does within `SUBTASK_STEPS` and no block is needed for."""
-CAMERA, IMAGE_SIZE, CHUNK = "static", 200, 8
 SUBTASK_STEPS = 152
 """Of an instruction in recording and training; the challenge gives 360."""
 PREFIX = 2
 """Chains are evaluated whose first so many subtasks were trained."""
+SCENE = Benchmark(
+    name="calvin",
+    env_id="calvin:D",
+    camera="static",
+    options={"subtasks": list(SUBTASKS), "chain_length": 1, "subtask_steps": SUBTASK_STEPS},
+    recording={"noise": 0.1},
+    network={
+        "image_size": 200,
+        "channels": (8, 16, 32),
+        "action_low": -1.0,
+        "action_high": 1.0,
+    },
+    chunk=8,
+    stride=2,
+    sizes=lambda profile: profile.calvin,
+)
 
 
 class Attempts(Sequence[dict[str, Any]]):
     """Recorded attempts under the keys a value model reads; only successes have progress."""
 
     def __init__(self, root: Path) -> None:
-        self.dataset = EpisodeDataset(root, camera=CAMERA)
+        self.dataset = EpisodeDataset(root, camera=SCENE.camera)
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -59,7 +67,7 @@ class Attempts(Sequence[dict[str, Any]]):
         episode = self.dataset[index]
         known = torch.as_tensor(time_fraction(len(episode["frames"])), dtype=torch.float32)
         return {
-            f"observation.images.{CAMERA}": episode["frames"],
+            f"observation.images.{SCENE.camera}": episode["frames"],
             "task": episode["task"],
             "episode_index": episode["episode_index"],
             "success": episode["success"],
@@ -90,9 +98,9 @@ def calvin(lab: Lab, *, shaping: str) -> Result:
     updates = sizes.num_updates if shaping != "none" else 0
 
     def train(folder: Path) -> TokenPolicy:
-        policy = _cloned_policy(lab)
+        policy = SCENE.policy(lab)
         model = _value_model(lab) if config.shaping else None
-        with _env(lab, subtasks=SUBTASKS, chain_length=1, subtask_steps=SUBTASK_STEPS) as env:
+        with SCENE.env(lab, **SCENE.options) as env:
             RFTF(policy, env, config, out_dir=folder, progress_model=model).fit(updates)
         return policy
 
@@ -116,7 +124,7 @@ def _evaluate(lab: Lab, policy: Any, folder: Path) -> Result:
     """Run the chains by the challenge's rules; actions are sampled."""
     path = folder / "chains.json"
     path.unlink(missing_ok=True)  # of an evaluation whose stage was stopped after it
-    with _env(lab) as env:
+    with SCENE.env(lab) as env:
         result = evaluate(
             policy,
             env,
@@ -124,70 +132,9 @@ def _evaluate(lab: Lab, policy: Any, folder: Path) -> Result:
             make_generator=lambda seed: torch.Generator().manual_seed(seed),
             out=path,
             suite="study",
-            env_id=ENV_ID,
+            env_id=SCENE.env_id,
         )
     return {"chains": [round(episode.episode_return) for episode in result.episodes]}
-
-
-@contextmanager
-def _env(lab: Lab, **options: Any) -> Iterator[VectorEnv]:
-    sizes = lab.profile.calvin
-    env = make(
-        ENV_ID,
-        num_envs=sizes.num_envs,
-        num_workers=sizes.num_workers,
-        cameras=[CAMERA],
-        **options,
-    )
-    try:
-        yield env
-    finally:
-        env.close()
-
-
-def _recording(lab: Lab) -> Path:
-    """Record scripted motions, once for the three policies of a seed."""
-    root = lab.out / f"calvin-seed{lab.seed}" / "dataset"
-    with lab.alone("calvin"):
-        record_dataset(
-            ENV_ID,
-            root,
-            num_episodes=lab.profile.calvin.num_demonstrations,
-            seed=RECORD_SEEDS + (FIRST_SEED + lab.seed) * SEED_STRIDE,
-            noise=0.1,
-            num_workers=lab.profile.calvin.num_workers,
-            env_kwargs={
-                "cameras": [CAMERA],
-                "subtasks": list(SUBTASKS),
-                "chain_length": 1,
-                "subtask_steps": SUBTASK_STEPS,
-            },
-        )
-    return root
-
-
-def _cloned_policy(lab: Lab) -> TokenPolicy:
-    sizes = lab.profile.calvin
-    successes = demonstrations(_recording(lab), CAMERA, success=True)
-    samples = make_chunks(islice(successes, sizes.num_cloned), chunk=CHUNK, stride=2)
-    torch.manual_seed(lab.seed)
-    policy = TokenPolicy(
-        **policy_arguments(samples, CAMERA),
-        image_size=IMAGE_SIZE,
-        channels=(8, 16, 32),
-        action_low=-1.0,
-        action_high=1.0,
-    )
-    folder = lab.out / f"calvin-seed{lab.seed}" / "clone"
-    with lab.alone("calvin"):
-        clone(
-            policy,
-            samples,
-            CloneConfig(num_epochs=sizes.clone_epochs, seed=lab.seed),
-            out_dir=folder,
-        )
-    policy.eval()
-    return policy
 
 
 def _value_model(lab: Lab) -> TemporalRankingModel:
@@ -195,8 +142,8 @@ def _value_model(lab: Lab) -> TemporalRankingModel:
     with lab.alone("calvin-ranking"):
         if not (folder / "model").exists():
             train_ranking(
-                Attempts(_recording(lab)),
-                camera=CAMERA,
+                Attempts(SCENE.record(lab)),
+                camera=SCENE.camera,
                 seed=lab.seed,
                 folder=folder,
                 num_epochs=lab.profile.calvin.value_epochs,

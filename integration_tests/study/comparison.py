@@ -77,20 +77,22 @@ def first_failure(result: Result) -> float:
     return first_shaping(result) / failed if failed else float("nan")
 
 
-def categories() -> list[str]:
-    """Return the names of Feat2Go's kinds of shifts."""
-    return sorted({shift.category for shift in SHIFTS.values()})
+SHIFT_CATEGORIES: Mapping[str, Sequence[str]] = {
+    category: [name for name, shift in SHIFTS.items() if shift.category == category]
+    for category in sorted({shift.category for shift in SHIFTS.values()})
+}
+"""Names of PickCube's shifts by Feat2Go's kinds."""
 
 
-def success_in(category: str) -> Score:
-    """Return the score that is the plain mean over the shifts of a category."""
-    names = [name for name, shift in SHIFTS.items() if shift.category == category]
-    return lambda result: float(np.mean([Success(name)(result) for name in names]))
+def mean_success(*categories: Sequence[str]) -> Score:
+    """Return the plain mean of categories, each the plain mean of its evaluations."""
+    return lambda result: float(
+        np.mean([np.mean([Success(name)(result) for name in names]) for names in categories])
+    )
 
 
-def shifted_success(result: Result) -> float:
-    """Return the plain mean of the categories."""
-    return float(np.mean([success_in(name)(result) for name in categories()]))
+shifted_success = mean_success(*SHIFT_CATEGORIES.values())
+"""Under PickCube's shifts."""
 
 
 def _path(begin: Result, result: Result, score: Score) -> dict[int, float]:

@@ -28,6 +28,8 @@ class Profile:
     """Episodes of an evaluation under each shift."""
     calvin: QuickstartProfile
     """The same of CALVIN, which is slower; episodes of an evaluation are chains."""
+    plates: QuickstartProfile
+    """The same of the 25-object suites."""
 
     def sizes(self) -> dict[str, Any]:
         """Return what most runs depend on, for their settings."""
@@ -63,6 +65,17 @@ PROFILES = {
             num_envs=2,
             num_workers=2,
         ),
+        plates=QuickstartProfile(
+            num_demonstrations=400,
+            value_epochs=10,
+            num_cloned=320,
+            clone_epochs=40,
+            num_updates=20,
+            episodes_per_update=64,
+            num_evaluated=48,
+            num_envs=8,
+            num_workers=2,
+        ),
     ),
     "ci": Profile(
         seeds=(0,),
@@ -91,6 +104,17 @@ PROFILES = {
             num_evaluated=2,
             num_envs=1,
             num_workers=1,
+        ),
+        plates=QuickstartProfile(
+            num_demonstrations=6,
+            value_epochs=1,
+            num_cloned=4,
+            clone_epochs=1,
+            num_updates=1,
+            episodes_per_update=2,
+            num_evaluated=2,
+            num_envs=2,
+            num_workers=0,
         ),
     ),
 }

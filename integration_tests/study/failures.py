@@ -31,12 +31,15 @@ class _Witness:
         return values
 
 
-def failures(lab: Lab, *, reads: str = "picture", begin: str = "clone") -> Result:
+def failures(
+    lab: Lab, *, target: str = "feat2go", reads: str = "picture", begin: str = "clone"
+) -> Result:
     """Play as many training episodes as an update has, and look at how failures ended.
 
     Args:
         lab: Of the seed.
-        reads: What the value model does; see `Lab.value_model`.
+        target: Of the value model; see `Lab.value_model`.
+        reads: What it reads.
         begin: Whose failures: of the ``clone`` or of the ``weak`` policy.
 
     Returns:
@@ -45,7 +48,7 @@ def failures(lab: Lab, *, reads: str = "picture", begin: str = "clone") -> Resul
     """
 
     def work(_: Any) -> Result:
-        witness = _Witness(lab.value_model("feat2go", reads)[0])
+        witness = _Witness(lab.value_model(target, reads)[0])
         num = lab.profile.base.episodes_per_update
         with lab.env() as env:
             rollout = collect_episodes(
@@ -70,4 +73,5 @@ def failures(lab: Lab, *, reads: str = "picture", begin: str = "clone") -> Resul
             "failures": ends,
         }
 
-    return lab.stages(named("failures", reads, begin)).run("play", lab.profile.sizes(), work)
+    name = named("failures", "none" if target == "feat2go" else target, reads, begin)
+    return lab.stages(name).run("play", lab.profile.sizes(), work)

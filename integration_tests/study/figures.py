@@ -101,7 +101,9 @@ def curves_at_drops(groups: Mapping[str, Mapping[int, Result]]) -> Any:
 
 def values_of_failures(groups: Mapping[str, Mapping[int, Result]]) -> Any:
     """Plot the value of each failure by the distance that was left, a panel for each model."""
-    figure, axes = plt.subplots(1, len(groups), figsize=(11, 3.6), sharey=True, squeeze=False)
+    figure, axes = plt.subplots(
+        1, len(groups), figsize=(3.2 * len(groups), 3.6), sharey=True, squeeze=False
+    )
     for axis, (name, group) in zip(axes[0], groups.items(), strict=True):
         ends = [end for result in group.values() for end in result["failures"]]
         for colour, held in zip(COLOURS, (True, False), strict=False):
@@ -116,7 +118,7 @@ def values_of_failures(groups: Mapping[str, Mapping[int, Result]]) -> Any:
                 label="cube in the gripper" if held else "cube elsewhere",
             )
         axis.set(xlabel="gripper to goal, cm", ylim=(0, 1.02))
-        axis.set_title(f"{name} (n = {len(ends)})", fontsize=10)
+        axis.set_title(f"{name}\n(n = {len(ends)})", fontsize=10)
         axis.grid(alpha=0.3)
     axes[0, 0].set_ylabel("value of the last frame")
     handles = axes[0, 0].get_legend_handles_labels()

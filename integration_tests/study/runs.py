@@ -14,6 +14,7 @@ from integration_tests.study.calvin import calvin
 from integration_tests.study.design import Result
 from integration_tests.study.failures import failures
 from integration_tests.study.lab import Constant, Lab, Shuffled, fine_tune, improve, named
+from integration_tests.study.plates import plates
 from integration_tests.study.policies import policy_of, small_policy
 from integration_tests.study.ranking import fit_ranking_model, ranking
 from integration_tests.study.spiral import spiral
@@ -166,5 +167,6 @@ KINDS: Mapping[str, Callable[..., Result]] = MappingProxyType(
         "spiral": spiral,
         "calvin": calvin,
         "failures": failures,
+        "plates": plates,
     }
 )

@@ -9,7 +9,7 @@ from integration_tests.study.claims.groups import GROUPS
 from integration_tests.study.claims.parts import PARTS
 from integration_tests.study.claims.ranking import RANKING
 from integration_tests.study.claims.rounds import ROUNDS
-from integration_tests.study.claims.shifts import OUT_OF_DISTRIBUTION
+from integration_tests.study.claims.shifts import OUT_OF_DISTRIBUTION, SUITES
 from integration_tests.study.claims.targets import TARGETS
 from integration_tests.study.design import Claim
 
@@ -24,5 +24,6 @@ CLAIMS: tuple[Claim, ...] = (
     DEGRADED,
     ROUNDS,
     OUT_OF_DISTRIBUTION,
+    SUITES,
     CALVIN,
 )

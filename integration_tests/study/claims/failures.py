@@ -14,6 +14,8 @@ from integration_tests.study.statistics import interval, verdict_of
 ARMS = Arms(
     {
         "clone, picture": arm("failures"),
+        "clone, picture, steps to go": arm("failures", target="steps_to_go"),
+        "clone, picture, time fraction": arm("failures", target="time_fraction"),
         "clone, picture and state": arm("failures", reads="state"),
         "weak, picture": arm("failures", begin="weak"),
     }
@@ -67,7 +69,7 @@ def judge(profile: Profile, results: Results) -> Finding:
         headline=f"rank correlation with closeness {interval(correlations[JUDGED])}, of failures "
         f"that hold the cube {interval(held[JUDGED])}; n = {len(correlations[JUDGED])}",
         header=[
-            "policy, what the value model reads",
+            "policy, what the value model reads and, if not Feat2Go, learned from",
             "seeds",
             "failures",
             "value, cube held %",

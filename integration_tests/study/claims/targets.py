@@ -1,14 +1,33 @@
 """Feat2Go's targets for the value model against two that count time."""
 
+from collections.abc import Mapping
+
 from integration_tests.study.comparison import (
     Arms,
     Comparison,
+    Done,
     arm,
+    column,
+    first_failure,
     shifted_success,
     success,
     training_success,
 )
 from integration_tests.study.design import Claim
+
+
+def look_into(found: Mapping[str, Done]) -> str:
+    """Say what failures are paid."""
+    paid = ", ".join(
+        f"{column(group, first_failure)} % ({name})"
+        for name, group in found.items()
+        if name != "start"
+    )
+    return (
+        f"in the first update a failure earns {paid} of a success. `failures` shows what the three "
+        "value models tell of failures."
+    )
+
 
 JUDGE = Comparison(
     arms=Arms(
@@ -28,6 +47,7 @@ JUDGE = Comparison(
     others=("steps to go", "time fraction"),
     by="success under shifts %",
     told=[("Feat2Go", "start")],
+    look_into=look_into,
     start="start",
 )
 

@@ -112,7 +112,7 @@ class PutOnPlateEnvironment:
         self._episode_ids = None if episode_ids is None else list(episode_ids)
         self._cameras = tuple(cameras)
         self._shape = (HEIGHT, WIDTH) if image_size is None else (image_size, image_size)
-        self._assets = _assets(assets_dir)
+        self._assets = find_assets(assets_dir)
         registry()  # complains about a missing ManiSkill
         from bench_adapters.envs._plate_scene import PlateScene
 
@@ -289,7 +289,12 @@ def _action_spec(space: gym.spaces.Box) -> ActionSpec:
     )
 
 
-def _assets(assets_dir: Path | str | None) -> Path:
+def find_assets(assets_dir: Path | str | None) -> Path:
+    """Return the folder of the assets; see `PutOnPlateEnvironment`.
+
+    Raises:
+        SimulatorUnavailableError: If it is not known or holds something else.
+    """
     chosen = assets_dir if assets_dir is not None else os.environ.get(ASSETS_VARIABLE)
     if chosen is None:
         raise SimulatorUnavailableError(

@@ -1,0 +1,131 @@
+"""Feat2Go's fine-tuning on the 25-object suites, evaluated on all of them; needs their assets."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bench_adapters.envs.put_on_plate import find_assets
+from bench_adapters.evaluate import evaluate
+from bench_adapters.functional.put_on_plate import CATEGORIES
+from integration_tests.study.benchmark import Benchmark
+from integration_tests.study.design import Result
+from integration_tests.study.lab import Lab, fine_tune
+from progress_labels.encoders import load_encoder
+from progress_labels.episodes import LabeledEpisodes
+from progress_labels.labels import label_dataset
+from value_models.progress_model import DistributionalProgressModel
+from value_models.training import fit_progress_model
+from vla_rl.algorithms.ppo import PPO
+from vla_rl.algorithms.settings import PPOConfig
+from vla_rl.policies.token_policy import TokenPolicy
+
+IN_DISTRIBUTION = "Main-v3, train"
+OUT_SHARE = 0.5
+"""Episodes of each run out of distribution, as a share of those in distribution."""
+SUITE = Benchmark(
+    name="plates",
+    env_id="put_on_plate:Main-v3",
+    camera="3rd_view_camera",
+    options={"obj_set": "train", "image_size": 64},
+    recording={"noise": 0.05, "failure_fraction": 0.2},
+    network={
+        "image_size": 64,
+        "action_low": [-0.06] * 3 + [-0.3] * 3 + [-1.0],
+        "action_high": [0.06] * 3 + [0.3] * 3 + [1.0],
+    },
+    chunk=8,
+    stride=2,
+    sizes=lambda profile: profile.plates,
+)
+
+
+def run_names(category: str) -> list[str]:
+    """Return the names in a result of the runs of a category: suite and object set."""
+    return [f"{suite}, {objects}" for suite, objects in CATEGORIES[category]]
+
+
+def plates(lab: Lab, *, reward: str) -> Result:
+    """Fine-tune by PPO on the training suite and evaluate on all suites.
+
+    Args:
+        lab: Of the seed.
+        reward: ``feat2go`` or ``sparse``; ``none`` evaluates the cloned policy.
+
+    Raises:
+        SimulatorUnavailableError: If the assets are missing.
+    """
+    find_assets(None)
+    sizes = lab.profile.plates
+    config = PPOConfig(
+        reward="sparse" if reward == "none" else reward,  # type: ignore[arg-type]
+        bootstrap_time_limit=False,  # success counts within the budget of steps, or not at all
+        episodes_per_update=sizes.episodes_per_update,
+        seed=lab.seed,
+        seed_start=lab.train_seed,
+    )
+
+    def train(folder: Path) -> TokenPolicy:
+        policy = SUITE.policy(lab)
+        if reward != "none":
+            model = _value_model(lab) if reward == "feat2go" else None
+            with SUITE.env(lab, **SUITE.options) as env:
+                learner = PPO(policy, env, config, out_dir=folder, progress_model=model)
+                learner.fit(sizes.num_updates)
+        return policy
+
+    settings = {**asdict(config), "sizes": sizes.as_dict()}
+    return fine_tune(
+        lab, f"plates-{reward}", settings, train, evaluate=lambda p, f: _evaluate(lab, p, f)
+    )
+
+
+def _evaluate(lab: Lab, policy: Any, folder: Path) -> Result:
+    """Count successes at any step, as Feat2Go's tables do, of every run; actions are sampled."""
+    scores: Result = {}
+    for category, runs in CATEGORIES.items():
+        for suite, objects in runs:
+            name = f"{suite}, {objects}"
+            num = lab.profile.plates.num_evaluated
+            if category != "in_distribution":
+                num = max(1, round(OUT_SHARE * num))
+            path = folder / f"{suite}-{objects}.json"
+            path.unlink(missing_ok=True)  # of an evaluation whose stage was stopped after it
+            options = {**SUITE.options, "obj_set": objects, "num_workers": 0}
+            with SUITE.env(lab, f"put_on_plate:{suite}", **options) as env:
+                result = evaluate(
+                    policy,
+                    env,
+                    seeds=range(lab.evaluation_seed, lab.evaluation_seed + num),
+                    make_generator=lambda seed: torch.Generator().manual_seed(seed),
+                    out=path,
+                    suite="study",
+                    env_id=f"put_on_plate:{name}",
+                )
+            outcomes = [bool(episode.success_once) for episode in result.episodes]
+            scores[name] = {"successes": sum(outcomes), "episodes": len(outcomes)}
+    return scores
+
+
+def _value_model(lab: Lab) -> DistributionalProgressModel:
+    """Train Feat2Go's value model on the recording, once."""
+    encoder, dataset = load_encoder("offline"), SUITE.record(lab)
+    settings: dict[str, Any] = {"max_epochs": lab.profile.plates.value_epochs, "seed": lab.seed}
+
+    def work(folder: Path) -> Result:
+        label_dataset(dataset, encoder, camera=SUITE.camera, overwrite=True)
+        fit = fit_progress_model(
+            LabeledEpisodes(dataset, camera=SUITE.camera),
+            encoder,
+            camera=SUITE.camera,
+            out_dir=folder / "fit",
+            **settings,
+        )
+        return asdict(fit.evaluation.model)
+
+    with lab.alone("plates-value"):
+        stages = lab.stages("plates-value")
+        stages.run("fit", {**settings, "sizes": lab.profile.plates.as_dict()}, work)
+    model = DistributionalProgressModel.from_pretrained(stages.folders["fit"] / "fit/model")
+    return model.attach_encoder(encoder)
