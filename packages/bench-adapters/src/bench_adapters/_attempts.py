@@ -183,6 +183,7 @@ def run_attempt(env: ScriptedEnvironment, attempt: Attempt, *, noise: float) -> 
 
     Raises:
         RuntimeError: If the environment does not end the episode within its time limit.
+        ValueError: If the instruction changes within the episode, which a recording cannot hold.
     """
     rng = np.random.default_rng([attempt.seed, 1])  # not the stream that the environment draws from
     failure = str(rng.choice(attempt.modes or env.failure_modes)) if attempt.failing else None
@@ -199,6 +200,12 @@ def run_attempt(env: ScriptedEnvironment, attempt: Attempt, *, noise: float) -> 
         phases.append(phase)
         chunks.append(chunk)
         observation = chunk.observation
+        if observation["task"] != task:
+            raise ValueError(
+                f"{env.env_id} changes its instruction within the episode of seed {attempt.seed}, "
+                f"from {task!r} to {observation['task']!r}; record single instructions (CALVIN: "
+                "`chain_length=1`)"
+            )
         if chunk.terminated[0] or chunk.truncated[0]:
             break
     else:

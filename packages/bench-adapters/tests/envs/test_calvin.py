@@ -22,6 +22,7 @@ from bench_adapters.functional.calvin_states import (
     initial_scene_obs,
     initial_seed,
 )
+from bench_adapters.record import record_dataset
 from bench_adapters.testing import Actions, RandomPolicy, check_environment
 from bench_adapters.vector import ProcessVectorEnv
 
@@ -113,6 +114,8 @@ def test_a_missing_clone_is_an_error_with_the_remedy(
         ({"name": "D", "renderer": "vulkan"}, "`renderer`.*'vulkan'"),
         ({"name": "D", "cameras": ["top"]}, "`cameras`.*'top'"),
         ({"name": "D", "subtask_steps": 0}, "positive `subtask_steps`, got 0"),
+        ({"name": "D", "warm_up": -1}, "`warm_up` ≥ 0 .*got -1"),
+        ({"name": "D", "warm_up": 1}, "0 without a `chain_length`, got 1"),
         ({"name": "D", "tasks": ["dance"]}, "unknown CALVIN subtask 'dance'"),
     ],
 )
@@ -324,3 +327,41 @@ def test_an_episode_of_one_drawn_subtask_ends_when_it_is_solved() -> None:
         assert tasks == {"turn_on_led", "turn_off_led"}
     finally:
         env.close()
+
+
+@needs_clone
+def test_episodes_begin_where_scripted_ones_end() -> None:
+    subtasks = ("turn_on_led", "turn_off_led", "open_drawer", "close_drawer")
+    settings: dict[str, Any] = {"cameras": (), "subtasks": subtasks, "chain_length": 1}
+    settings["subtask_steps"] = 152
+    plain = make("D", **settings)
+    homes = [plain.reset(seed)["observation.state"] for seed in range(8)]
+    plain.close()
+    env = make("D", **settings, warm_up=1)
+    try:
+        assert env.max_episode_steps == 152
+        moved = []
+        for seed, home in enumerate(homes):
+            first = env.reset(seed)
+            assert first["task"] == env._instructions[env.chain.tasks[-1]]
+            moved.append(np.abs(first["observation.state"][:3] - home[:3]).max() > 0.02)
+            assert moved[-1] == (len(env.chain.tasks) == 2)
+            np.testing.assert_array_equal(
+                env.reset(seed)["observation.state"], first["observation.state"]
+            )
+            chunks, _ = play(env, seed, 1)
+            assert sum(chunk.reward.sum() for chunk in chunks) == 1
+            assert sum(chunk.terminated.sum() for chunk in chunks) == 1
+        assert 0 < sum(moved) < 8
+    finally:
+        env.close()
+    with pytest.raises(ValueError, match="scripted expert knows scene D"):
+        make("A", **settings, warm_up=1)
+
+
+@needs_clone
+def test_a_chain_is_not_recorded_under_its_first_instruction(tmp_path: Path) -> None:
+    options = {"cameras": [], "subtasks": ["turn_on_led", "open_drawer"], "chain_length": 2}
+    with pytest.raises(ValueError, match="changes its instruction within the episode of seed 0"):
+        record_dataset("calvin:D", tmp_path, num_episodes=1, env_kwargs=options)
+    assert not list(tmp_path.rglob("*.parquet"))

@@ -93,6 +93,9 @@ class CalvinEnvironment:
         subtasks: Draw chains of these only, by the episode's seed.
         chain_length: Subtasks of an episode; 1 for single instructions, as in fine-tuning.
         subtask_steps: Steps per subtask.
+        warm_up: Scripted motions solve up to so many subtasks, by the episode's seed, before the
+            episode begins: a policy that is to go on after its first instruction must have seen how
+            others end. Needs scene D, relative actions and a ``chain_length``.
 
     Raises:
         ValueError: If an argument is not known or out of range.
@@ -118,6 +121,7 @@ class CalvinEnvironment:
         subtasks: Sequence[str] | None = None,
         chain_length: int | None = None,
         subtask_steps: int = SUBTASK_STEPS,
+        warm_up: int = 0,
     ) -> None:
         _require(name, "name", SCENES)
         _require(actions, "actions", ("relative", "absolute"))
@@ -126,14 +130,21 @@ class CalvinEnvironment:
             _require(camera, "cameras", tuple(CAMERAS))
         if subtask_steps < 1:
             raise ValueError(f"Expected positive `subtask_steps`, got {subtask_steps}.")
-        self._chains = Chains(tasks, subtasks=subtasks, length=chain_length)
+        if warm_up < 0 or (warm_up and chain_length is None):
+            raise ValueError(
+                f"Expected `warm_up` ≥ 0 and 0 without a `chain_length`, got {warm_up}."
+            )
+        drawn = None if chain_length is None else chain_length + warm_up
+        self._chains = Chains(tasks, subtasks=subtasks, length=drawn)
         clone = find_clone(root)
         self.env_id = f"calvin:{name}"
         self.scene = name
         self.fps = 30
-        self.max_episode_steps = self._chains.length * subtask_steps
-        self._subtask_steps = subtask_steps
+        self.max_episode_steps = (self._chains.length - warm_up) * subtask_steps
+        self._subtask_steps, self._warm_up = subtask_steps, warm_up
         self._relative = actions == "relative"
+        if warm_up:
+            self._require_scripted()
         self._cameras = tuple(cameras)
         self._egl = renderer == "egl" and bool(cameras)
         self.sim = self._build(clone)
@@ -194,7 +205,23 @@ class CalvinEnvironment:
         self.sim.p.stepSimulation(physicsClientId=self.sim.cid)
         self._solved = 0
         self._begin_subtask()
+        if self._warm_up:
+            self._solve_first(seed)
         return self._observe()
+
+    def _solve_first(self, seed: int) -> None:
+        """Solve what comes before the episode, and leave out as much of the chain's end."""
+        rng = np.random.default_rng([seed, 2])  # not the stream of the chain
+        number = int(rng.integers(self._warm_up + 1))
+        length = len(self.chain.tasks) - self._warm_up + number
+        self.chain = self.chain._replace(tasks=self.chain.tasks[:length])
+        expert = CalvinExpert(self, noise=0.0, rng=rng)
+        for _ in range(number):
+            for _ in range(self._subtask_steps):
+                if self._advance(expert.act()[0]):
+                    break
+            self._solved += 1  # or failed, as other episodes end, too
+            self._begin_subtask()
 
     def _load(self) -> None:
         """Make the simulation new: bullet's caches survive a reset and move states by 1e-6 m."""
@@ -252,9 +279,12 @@ class CalvinEnvironment:
     def make_expert(self, *, noise: float, failure: str | None, rng: np.random.Generator) -> Expert:
         """Return a `CalvinExpert`; see `envs.base.ScriptedEnvironment`."""
         check_failure(self.env_id, failure, self.perturbations)
+        self._require_scripted()
+        return CalvinExpert(self, noise=noise, rng=rng)
+
+    def _require_scripted(self) -> None:
         if self.scene != "D" or not self._relative:
             raise ValueError("CALVIN's scripted expert knows scene D and relative actions only")
-        return CalvinExpert(self, noise=noise, rng=rng)
 
     def close(self) -> None:
         """Free the simulator; once more does nothing."""
