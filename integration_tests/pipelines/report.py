@@ -2,6 +2,7 @@
 
 import base64
 import html
+import re
 from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
@@ -44,8 +45,9 @@ def section(title: str, *parts: str) -> str:
 
 
 def paragraph(text: str, css: str = "") -> str:
-    """Return an escaped paragraph."""
-    return f"<p class='{css}'>{html.escape(text)}</p>"
+    """Return an escaped paragraph; what stands between backticks is code."""
+    marked = re.sub("`([^`]+)`", r"<code>\1</code>", html.escape(text))
+    return f"<p class='{css}'>{marked}</p>"
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
