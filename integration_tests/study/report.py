@@ -18,10 +18,10 @@ RULE = (
 )
 INTRODUCTION = (
     "Each claim of a paper is checked with a small policy, where nothing else is said on "
-    "ManiSkill3's PickCube with a wrist camera of 64 pixels. Brackets are 95 % intervals: of success rates Wilson's, over the episodes "
-    "of all seeds; of differences and other scores Student's t, over seeds; bands around curves "
-    "are bootstrap intervals over seeds. " + RULE + " What a small policy shows on one simulated "
-    "task need not be what a large one shows on robots."
+    "ManiSkill3's PickCube with a wrist camera of 64 pixels. Brackets are 95 % intervals: of "
+    "success rates Wilson's, over the episodes of all seeds; of differences and other scores "
+    "Student's t, over seeds; bands around curves are bootstrap intervals over seeds. " + RULE + " "
+    "What a small policy shows on one simulated task need not be what a large one shows on robots."
 )
 VERDICTS = "<!-- verdicts -->"
 """Stands before and after the table of verdicts in the repository's README."""
