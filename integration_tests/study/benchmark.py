@@ -55,7 +55,7 @@ class Benchmark:
 
     def record(self, lab: Lab) -> Path:
         """Record scripted attempts, once for all runs of a seed."""
-        root, sizes = self._folder(lab) / "dataset", self.sizes(lab.profile)
+        root, sizes = self.folder(lab) / "dataset", self.sizes(lab.profile)
         with lab.alone(self.name):
             record_dataset(
                 self.env_id,
@@ -79,9 +79,10 @@ class Benchmark:
         policy = TokenPolicy(**policy_arguments(samples, self.camera), **self.network)
         config = CloneConfig(num_epochs=sizes.clone_epochs, seed=lab.seed)
         with lab.alone(self.name):
-            clone(policy, samples, config, out_dir=self._folder(lab) / "clone")
+            clone(policy, samples, config, out_dir=self.folder(lab) / "clone")
         policy.eval()
         return policy
 
-    def _folder(self, lab: Lab) -> Path:
+    def folder(self, lab: Lab) -> Path:
+        """Return where a seed's recording and clone are."""
         return lab.out / f"{self.name}-seed{lab.seed}"

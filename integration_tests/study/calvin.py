@@ -10,10 +10,9 @@ import torch
 
 from bench_adapters.envs.calvin_chains import official_chains
 from bench_adapters.envs.calvin_clone import find_clone
-from bench_adapters.evaluate import evaluate
 from integration_tests.study.benchmark import Benchmark
 from integration_tests.study.design import Result
-from integration_tests.study.lab import Lab, fine_tune
+from integration_tests.study.lab import Lab, fine_tune, play
 from integration_tests.study.ranking import train_ranking
 from progress_labels import time_fraction
 from progress_labels.dataset import EpisodeDataset
@@ -122,23 +121,15 @@ def chosen_chains(num: int) -> list[int]:
 
 def _evaluate(lab: Lab, policy: Any, folder: Path) -> Result:
     """Run the chains by the challenge's rules; actions are sampled."""
-    path = folder / "chains.json"
-    path.unlink(missing_ok=True)  # of an evaluation whose stage was stopped after it
+    seeds = chosen_chains(lab.profile.calvin.num_evaluated)
     with SCENE.env(lab) as env:
-        result = evaluate(
-            policy,
-            env,
-            seeds=chosen_chains(lab.profile.calvin.num_evaluated),
-            make_generator=lambda seed: torch.Generator().manual_seed(seed),
-            out=path,
-            suite="study",
-            env_id=SCENE.env_id,
-        )
+        path = folder / "chains.json"
+        result = play(policy, env, seeds=seeds, out=path, env_id=SCENE.env_id)
     return {"chains": [round(episode.episode_return) for episode in result.episodes]}
 
 
 def _value_model(lab: Lab) -> TemporalRankingModel:
-    folder = lab.out / f"calvin-seed{lab.seed}" / "ranking"
+    folder = SCENE.folder(lab) / "ranking"
     with lab.alone("calvin-ranking"):
         if not (folder / "model").exists():
             train_ranking(

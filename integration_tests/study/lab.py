@@ -15,6 +15,7 @@ from torch import Tensor
 
 from bench_adapters import VectorEnv, make
 from bench_adapters.evaluate import evaluate
+from bench_adapters.types import EvaluationResult
 from integration_tests.pipelines.files import write_whole
 from integration_tests.pipelines.quickstart import (
     CAMERA,
@@ -219,17 +220,9 @@ class Lab:
             options = {"num_envs": num_envs, "ignore_terminations": True}
             # In this process: others would compile the renderer's shaders for longer than they run.
             with self.env(shift, **options, num_workers=0) as env:
-                result = evaluate(
-                    policy,
-                    env,
-                    seeds=range(self.evaluation_seed, self.evaluation_seed + num),
-                    make_generator=lambda s: torch.Generator().manual_seed(s),
-                    out=_fresh(folder / f"{name}.json"),
-                    suite="study",
-                    env_id=f"{ENV_ID}, {name}",
-                )
-            outcomes = [bool(episode.success_once) for episode in result.episodes]
-            scores[name] = {"successes": sum(outcomes), "episodes": len(outcomes)}
+                seeds = range(self.evaluation_seed, self.evaluation_seed + num)
+                path, env_id = folder / f"{name}.json", f"{ENV_ID}, {name}"
+                scores[name] = successes(play(policy, env, seeds=seeds, out=path, env_id=env_id))
         return scores
 
     @contextmanager
@@ -361,6 +354,23 @@ def _read_json(path: Path) -> dict[str, Any]:
     return dict(json.loads(path.read_text())) if path.exists() else {}
 
 
-def _fresh(path: Path) -> Path:
-    path.unlink(missing_ok=True)  # of an evaluation whose stage was stopped after it
-    return path
+def play(
+    policy: Any, env: VectorEnv, *, seeds: Sequence[int], out: Path, env_id: str
+) -> EvaluationResult:
+    """Evaluate a policy with sampled actions; what is at ``out`` is replaced."""
+    out.unlink(missing_ok=True)  # of an evaluation whose stage was stopped after it
+    return evaluate(
+        policy,
+        env,
+        seeds=seeds,
+        make_generator=lambda seed: torch.Generator().manual_seed(seed),
+        out=out,
+        suite="study",
+        env_id=env_id,
+    )
+
+
+def successes(result: EvaluationResult) -> Result:
+    """Return ``successes``, at any step, and ``episodes``."""
+    outcomes = [bool(episode.success_once) for episode in result.episodes]
+    return {"successes": sum(outcomes), "episodes": len(outcomes)}

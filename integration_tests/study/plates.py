@@ -4,14 +4,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from bench_adapters.envs.put_on_plate import find_assets
-from bench_adapters.evaluate import evaluate
 from bench_adapters.functional.put_on_plate import CATEGORIES
 from integration_tests.study.benchmark import Benchmark
 from integration_tests.study.design import Result
-from integration_tests.study.lab import Lab, fine_tune
+from integration_tests.study.lab import Lab, fine_tune, play, successes
 from progress_labels.encoders import load_encoder
 from progress_labels.episodes import LabeledEpisodes
 from progress_labels.labels import label_dataset
@@ -21,7 +18,6 @@ from vla_rl.algorithms.ppo import PPO
 from vla_rl.algorithms.settings import PPOConfig
 from vla_rl.policies.token_policy import TokenPolicy
 
-IN_DISTRIBUTION = "Main-v3, train"
 OUT_SHARE = 0.5
 """Episodes of each run out of distribution, as a share of those in distribution."""
 EVALUATED_STEPS = 80
@@ -45,9 +41,17 @@ SUITE = Benchmark(
 )
 
 
+def run_name(suite: str, objects: str) -> str:
+    """Return the name in a result of the run of a suite with an object set."""
+    return f"{suite}, {objects}"
+
+
 def run_names(category: str) -> list[str]:
-    """Return the names in a result of the runs of a category: suite and object set."""
-    return [f"{suite}, {objects}" for suite, objects in CATEGORIES[category]]
+    """Return the names of the runs of a category."""
+    return [run_name(*run) for run in CATEGORIES[category]]
+
+
+IN_DISTRIBUTION = run_names("in_distribution")[0]
 
 
 def plates(lab: Lab, *, reward: str) -> Result:
@@ -90,12 +94,10 @@ def _evaluate(lab: Lab, policy: Any, folder: Path) -> Result:
     scores: Result = {}
     for category, runs in CATEGORIES.items():
         for suite, objects in runs:
-            name = f"{suite}, {objects}"
+            name = run_name(suite, objects)
             num = lab.profile.plates.num_evaluated
             if category != "in_distribution":
                 num = max(1, round(OUT_SHARE * num))
-            path = folder / f"{suite}-{objects}.json"
-            path.unlink(missing_ok=True)  # of an evaluation whose stage was stopped after it
             options = {
                 **SUITE.options,
                 "obj_set": objects,
@@ -103,17 +105,10 @@ def _evaluate(lab: Lab, policy: Any, folder: Path) -> Result:
                 "num_workers": 0,
             }
             with SUITE.env(lab, f"put_on_plate:{suite}", **options) as env:
-                result = evaluate(
-                    policy,
-                    env,
-                    seeds=range(lab.evaluation_seed, lab.evaluation_seed + num),
-                    make_generator=lambda seed: torch.Generator().manual_seed(seed),
-                    out=path,
-                    suite="study",
-                    env_id=f"put_on_plate:{name}",
-                )
-            outcomes = [bool(episode.success_once) for episode in result.episodes]
-            scores[name] = {"successes": sum(outcomes), "episodes": len(outcomes)}
+                seeds = range(lab.evaluation_seed, lab.evaluation_seed + num)
+                path = folder / f"{suite}-{objects}.json"
+                result = play(policy, env, seeds=seeds, out=path, env_id=f"put_on_plate:{name}")
+            scores[name] = successes(result)
     return scores
 
 
