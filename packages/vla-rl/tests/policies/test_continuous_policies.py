@@ -46,6 +46,11 @@ def test_contract(make):
     check_policy(make(), make_observation(3))
 
 
+@pytest.mark.parametrize("make", [_gaussian, _flow])
+def test_contract_with_norms(make):
+    check_policy(make(normalize=True), make_observation(3))
+
+
 @pytest.mark.parametrize("make", [_gaussian, _flow, _discretized])
 def test_imitation_loss_ignores_padding(make):
     policy, batch = make().eval(), _batch()

@@ -21,8 +21,9 @@ def _batch(n=4, k=3, a=2):
     return {**make_observation(n), "action": torch.rand(n, k, a) - 0.5, "action_is_pad": pad}
 
 
-def test_contract():
-    check_policy(_policy(), make_observation(3))
+@pytest.mark.parametrize("normalize", [False, True])
+def test_contract(normalize):
+    check_policy(_policy(normalize=normalize), make_observation(3))
 
 
 def test_contract_with_two_cameras_and_tensors():

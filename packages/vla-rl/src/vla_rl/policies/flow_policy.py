@@ -42,6 +42,7 @@ class FlowPolicy(SmallPolicy):
         channels: Sequence[int] = (24, 48, 64),
         image_dim: int = 160,
         hidden_dim: int = 256,
+        normalize: bool = False,
         shift_pixels: int = 2,
     ) -> None:
         """Build the network; every argument is stored in ``config.json``.
@@ -62,6 +63,7 @@ class FlowPolicy(SmallPolicy):
             channels: Of the image encoder.
             image_dim: Features per camera.
             hidden_dim: Width of the fused features.
+            normalize: Of the image encoder and the features.
             shift_pixels: Of images, in imitation.
 
         Raises:
@@ -80,6 +82,7 @@ class FlowPolicy(SmallPolicy):
             channels=channels,
             image_dim=image_dim,
             hidden_dim=hidden_dim,
+            normalize=normalize,
             shift_pixels=shift_pixels,
         )
         self.walk = NoisyWalk(num_steps=num_steps, noise_level=noise_level)

@@ -36,6 +36,7 @@ class GaussianPolicy(SmallPolicy):
         channels: Sequence[int] = (24, 48, 64),
         image_dim: int = 160,
         hidden_dim: int = 256,
+        normalize: bool = False,
         initial_std: float = 0.2,
         shift_pixels: int = 2,
     ) -> None:
@@ -55,6 +56,7 @@ class GaussianPolicy(SmallPolicy):
             channels: Of the image encoder.
             image_dim: Features per camera.
             hidden_dim: Width of the fused features.
+            normalize: Of the image encoder and the features.
             initial_std: Standard deviation at first, where the range of actions is [-1, 1].
             shift_pixels: Of images, in imitation.
 
@@ -76,6 +78,7 @@ class GaussianPolicy(SmallPolicy):
             channels=channels,
             image_dim=image_dim,
             hidden_dim=hidden_dim,
+            normalize=normalize,
             shift_pixels=shift_pixels,
         )
         self.action_head = nn.Sequential(

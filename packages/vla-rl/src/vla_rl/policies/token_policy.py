@@ -41,6 +41,7 @@ class TokenPolicy(SmallPolicy):
         channels: Sequence[int] = (24, 48, 64),
         image_dim: int = 160,
         hidden_dim: int = 256,
+        normalize: bool = False,
         temperature: float = 1.0,
         label_sigma_bins: float = 1.0,
         shift_pixels: int = 2,
@@ -62,6 +63,8 @@ class TokenPolicy(SmallPolicy):
             channels: Channels after each of the three halvings of the image.
             image_dim: Features per camera.
             hidden_dim: Width of the fused features.
+            normalize: Norms in the image encoder and of the features: several times fewer steps to
+                learn where things are among many objects and backgrounds.
             temperature: Of the sampling distribution, for acting and scoring alike.
             label_sigma_bins: Width of the soft labels of imitation, in bins.
             shift_pixels: Images are shifted by up to this many pixels in imitation, while training.
@@ -84,6 +87,7 @@ class TokenPolicy(SmallPolicy):
             channels=channels,
             image_dim=image_dim,
             hidden_dim=hidden_dim,
+            normalize=normalize,
             shift_pixels=shift_pixels,
         )
         self.num_bins, self.temperature = num_bins, temperature

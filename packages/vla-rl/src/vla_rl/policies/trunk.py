@@ -32,6 +32,7 @@ class ObservationTrunk(nn.Module):
         channels: Sequence[int],
         image_dim: int,
         hidden_dim: int,
+        normalize: bool,
     ) -> None:
         """Build the network.
 
@@ -44,6 +45,7 @@ class ObservationTrunk(nn.Module):
             channels: Channels after each of the three halvings of the image.
             image_dim: Features per camera.
             hidden_dim: Width of the fused features.
+            normalize: See `ImageEncoder`; the fused features have a norm, too.
 
         Raises:
             ValueError: If a size is not positive or a list has the wrong length.
@@ -58,7 +60,11 @@ class ObservationTrunk(nn.Module):
         self.register_buffer("state_std", torch.where(std > 1e-6, std, 1.0), persistent=False)
         self.image_encoders = nn.ModuleList(
             ImageEncoder(
-                channels=channels, image_size=image_size, text_dim=_TEXT_DIM, out_dim=image_dim
+                channels=channels,
+                image_size=image_size,
+                text_dim=_TEXT_DIM,
+                out_dim=image_dim,
+                normalize=normalize,
             )
             for _ in self.cameras
         )
@@ -77,6 +83,8 @@ class ObservationTrunk(nn.Module):
             nn.ReLU(),
             nn.Linear(hidden_dim, hidden_dim),
             nn.ReLU(),
+            # Else they are so small at first that what is decoded from them hardly depends on them.
+            *([nn.LayerNorm(hidden_dim)] if normalize else []),
         )
 
     def read(self, obs: Mapping[str, Any]) -> dict[str, Tensor]:

@@ -1,5 +1,6 @@
 """Image layers: normalisation, a small convolutional encoder, random shifts."""
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -14,22 +15,37 @@ class ImageEncoder(nn.Module):
     thing is matters as much as what it is. The instruction scales and shifts the channels of that
     map, so that it can choose between the things in view.
 
+    With ``normalize``, groups of channels have a norm after each convolution (Wu and He, 2018), and
+    the instruction changes nothing at first: every instruction would blur the map in its own way.
+
     Source: Perez et al. (2018), "FiLM: visual reasoning with a general conditioning layer".
     """
 
     def __init__(
-        self, *, channels: Sequence[int], image_size: int, text_dim: int, out_dim: int
+        self,
+        *,
+        channels: Sequence[int],
+        image_size: int,
+        text_dim: int,
+        out_dim: int,
+        normalize: bool,
     ) -> None:
         super().__init__()
         first, second, third = channels
         self.convolutions = nn.Sequential(
             nn.Conv2d(3, first, 4, stride=2, padding=1),
+            *_norm(first, normalize),
             nn.ReLU(),
             nn.Conv2d(first, second, 3, stride=2, padding=1),
+            *_norm(second, normalize),
             nn.ReLU(),
             nn.Conv2d(second, third, 3, stride=2, padding=1),
+            *_norm(third, normalize),
         )
         self.film = nn.Linear(text_dim, 2 * third)
+        if normalize:
+            nn.init.zeros_(self.film.weight)
+            nn.init.zeros_(self.film.bias)
         self.readout = nn.Sequential(
             nn.Linear(third * (image_size // 8) ** 2, out_dim), nn.LayerNorm(out_dim)
         )
@@ -45,6 +61,10 @@ class ImageEncoder(nn.Module):
         features = (self.convolutions(pixels) * (1.0 + gain) + offset).relu()
         projected: Tensor = self.readout(features.flatten(1))
         return projected
+
+
+def _norm(channels: int, wanted: bool) -> list[nn.Module]:
+    return [nn.GroupNorm(math.gcd(8, channels), channels)] if wanted else []
 
 
 def random_shift(image: UInt8[Tensor, "n h w 3"], *, max_pixels: int) -> UInt8[Tensor, "n h w 3"]:
