@@ -43,6 +43,15 @@ def _robot_class(urdf: str) -> type:
         uid = "widowx250s_put_on_plate"
         urdf_path = urdf
 
+        @property
+        def _controller_configs(self) -> dict[str, Any]:
+            configs: dict[str, Any] = super()._controller_configs
+            for parts in configs.values():
+                # What ManiSkill assumes when it is not said, with a warning at every reset.
+                follower, leader = parts["gripper"].joint_names
+                parts["gripper"].mimic = {follower: {"joint": leader}}
+            return configs
+
     registered: type = register_agent(override=True)(PlateRobot)
     return registered
 
