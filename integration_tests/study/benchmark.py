@@ -19,6 +19,7 @@ from integration_tests.study.lab import FIRST_SEED, Lab
 from vla_rl.algorithms.behaviour_cloning import clone
 from vla_rl.algorithms.settings import CloneConfig
 from vla_rl.data import make_chunks
+from vla_rl.observations import concat_rows
 from vla_rl.policies.token_policy import TokenPolicy
 
 
@@ -40,6 +41,9 @@ class Benchmark:
     """Actions per decision."""
     stride: int
     """Every so many frames a sample to clone."""
+    beginning: int = 0
+    """About so many first frames of each demonstration are samples once more, at every step: there
+    only the picture tells where to go; later the arm is there, and its state tells it as well."""
     sizes: Callable[[Profile], Sizes]
 
     @contextmanager
@@ -72,9 +76,14 @@ class Benchmark:
         """Return the policy cloned from the first successes."""
         sizes = self.sizes(lab.profile)
         successes = demonstrations(self.record(lab), self.camera, success=True)
-        samples = make_chunks(
-            islice(successes, sizes.num_cloned), chunk=self.chunk, stride=self.stride
-        )
+        chosen = list(islice(successes, sizes.num_cloned))
+        samples = make_chunks(chosen, chunk=self.chunk, stride=self.stride)
+        if self.beginning:
+            beginnings = make_chunks(
+                (_first_frames(item, self.beginning) for item in chosen),
+                chunk=self.chunk,
+            )
+            samples = concat_rows([samples, beginnings])
         torch.manual_seed(lab.seed)
         policy = TokenPolicy(**policy_arguments(samples, self.camera), **self.network)
         config = CloneConfig(num_epochs=sizes.clone_epochs, seed=lab.seed)
@@ -86,3 +95,7 @@ class Benchmark:
     def folder(self, lab: Lab) -> Path:
         """Return where a seed's recording and clone are."""
         return lab.out / f"{self.name}-seed{lab.seed}"
+
+
+def _first_frames(episode: Mapping[str, Any], num: int) -> dict[str, Any]:
+    return {key: value if key == "task" else value[:num] for key, value in episode.items()}

@@ -66,10 +66,10 @@ PROFILES = {
             num_workers=2,
         ),
         plates=QuickstartProfile(
-            num_demonstrations=400,
+            num_demonstrations=300,
             value_epochs=10,
-            num_cloned=320,
-            clone_epochs=40,
+            num_cloned=2500,
+            clone_epochs=12,
             num_updates=20,
             episodes_per_update=64,
             num_evaluated=48,
