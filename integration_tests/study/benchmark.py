@@ -73,9 +73,20 @@ class Benchmark:
         return root
 
     def policy(self, lab: Lab) -> TokenPolicy:
-        """Return the policy cloned from the first successes."""
+        """Return the policy cloned from the first successes, once for all runs of a seed."""
+        dataset, whole = self.record(lab), self.folder(lab) / "policy"
+        with lab.alone(self.name):
+            if not whole.exists():
+                partial = whole.with_suffix(".partial")
+                self._clone(lab, dataset).save_pretrained(partial)
+                partial.rename(whole)
+        policy: TokenPolicy = TokenPolicy.from_pretrained(whole)
+        policy.eval()
+        return policy
+
+    def _clone(self, lab: Lab, dataset: Path) -> TokenPolicy:
         sizes = self.sizes(lab.profile)
-        successes = demonstrations(self.record(lab), self.camera, success=True)
+        successes = demonstrations(dataset, self.camera, success=True)
         chosen = list(islice(successes, sizes.num_cloned))
         samples = make_chunks(chosen, chunk=self.chunk, stride=self.stride)
         if self.beginning:
@@ -87,9 +98,7 @@ class Benchmark:
         torch.manual_seed(lab.seed)
         policy = TokenPolicy(**policy_arguments(samples, self.camera), **self.network)
         config = CloneConfig(num_epochs=sizes.clone_epochs, seed=lab.seed)
-        with lab.alone(self.name):
-            clone(policy, samples, config, out_dir=self.folder(lab) / "clone")
-        policy.eval()
+        clone(policy, samples, config, out_dir=self.folder(lab) / "clone")
         return policy
 
     def folder(self, lab: Lab) -> Path:
