@@ -67,7 +67,7 @@ PROFILES = {
         ),
         plates=QuickstartProfile(
             num_demonstrations=300,
-            value_epochs=10,
+            value_epochs=30,
             num_cloned=2500,
             clone_epochs=12,
             num_updates=20,

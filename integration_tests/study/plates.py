@@ -8,11 +8,12 @@ from bench_adapters.envs.put_on_plate import find_assets
 from bench_adapters.functional.put_on_plate import CATEGORIES
 from integration_tests.study.benchmark import Benchmark
 from integration_tests.study.design import Result
-from integration_tests.study.lab import Lab, fine_tune, play, successes
+from integration_tests.study.lab import STATE, Lab, fine_tune, play, successes
 from progress_labels.encoders import load_encoder
 from progress_labels.episodes import LabeledEpisodes
 from progress_labels.labels import label_dataset
 from value_models.progress_model import DistributionalProgressModel
+from value_models.recordings import RecordedEpisodes
 from value_models.training import fit_progress_model
 from vla_rl.algorithms.ppo import PPO
 from vla_rl.algorithms.settings import PPOConfig
@@ -128,23 +129,31 @@ def _evaluate(lab: Lab, policy: Any, folder: Path) -> Result:
 
 
 def _value_model(lab: Lab) -> DistributionalProgressModel:
-    """Train Feat2Go's value model on the recording, once."""
+    """Train Feat2Go's value model on the recording, once.
+
+    It reads the state besides: of 16 backgrounds and as many objects in a few hundred attempts the
+    picture alone tells too little.
+    """
     encoder, dataset = load_encoder("offline"), SUITE.record(lab)
     settings: dict[str, Any] = {"max_epochs": lab.profile.plates.value_epochs, "seed": lab.seed}
 
     def work(folder: Path) -> Result:
         label_dataset(dataset, encoder, camera=SUITE.camera, overwrite=True)
+        labeled = LabeledEpisodes(dataset, camera=SUITE.camera)
+        episodes = RecordedEpisodes(labeled, dataset, columns=[STATE])
         fit = fit_progress_model(
-            LabeledEpisodes(dataset, camera=SUITE.camera),
+            episodes,
             encoder,
             camera=SUITE.camera,
             out_dir=folder / "fit",
+            state_dim=episodes[0][STATE].shape[1],
             **settings,
         )
         return asdict(fit.evaluation.model)
 
     with lab.alone("plates-value"):
         stages = lab.stages("plates-value")
-        stages.run("fit", {**settings, "sizes": lab.profile.plates.as_dict()}, work)
+        sizes = lab.profile.plates.as_dict()
+        stages.run("fit", {**settings, "reads": STATE, "sizes": sizes}, work)
     model = DistributionalProgressModel.from_pretrained(stages.folders["fit"] / "fit/model")
     return model.attach_encoder(encoder)
