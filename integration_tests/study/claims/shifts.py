@@ -119,8 +119,8 @@ SUITES = Claim(
     setting="WidowX, object and plate of the benchmark, its one camera at 64 pixels. One policy is "
     "cloned from 2,500 scripted attempts for all seeds, as the paper starts from one checkpoint; "
     "with a value model of its own, which reads the state besides, each seed fine-tunes it by PPO "
-    "with Feat2Go's reward on `Main-v3` with the 16 training objects. Sampled actions, success at any of 80 steps. Needs "
-    "PUT_ON_PLATE_ASSETS.",
+    "with Feat2Go's reward on `Main-v3` with the 16 training objects. Sampled actions, success at "
+    "any of 80 steps. Needs PUT_ON_PLATE_ASSETS.",
     runs=PLATES.arms.runs,
     judge=PLATES,
 )
