@@ -125,9 +125,9 @@ def look_into(after: Done) -> str:
         f"from the first to the last {ENDS} updates training success goes from {before:.0f} to "
         f"{now:.0f} %, what an episode earns by failing from {paid:.0f} to {pays:.0f} % of a "
         "success. Where the second rises and the first does not, PPO learns to look finished. A "
-        "likely reason, not checked: the value model is trained on successes and sees the state, so "
-        "that it may go by the arm's pose more than by the object. The budget is small, too: a third "
-        "of the episodes that PickCube gets."
+        "likely reason, not checked: the value model is trained on successes and sees the state, "
+        "so that it may go by the arm's pose more than by the object. The budget is small, too: a "
+        "third of the episodes that PickCube gets."
     )
 
 
