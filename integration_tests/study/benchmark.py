@@ -14,7 +14,7 @@ from bench_adapters.record import record_dataset
 from integration_tests.pipelines.demonstrations import demonstrations, policy_arguments
 from integration_tests.pipelines.profiles import Profile as Sizes
 from integration_tests.pipelines.quickstart import RECORD_SEEDS, SEED_STRIDE
-from integration_tests.study.design import Profile
+from integration_tests.study.design import Profile, Result
 from integration_tests.study.lab import FIRST_SEED, Lab
 from vla_rl.algorithms.behaviour_cloning import clone
 from vla_rl.algorithms.settings import CloneConfig
@@ -74,17 +74,20 @@ class Benchmark:
 
     def policy(self, lab: Lab) -> TokenPolicy:
         """Return the policy cloned from the first successes, once for all runs of a seed."""
-        dataset, whole = self.record(lab), self.folder(lab) / "policy"
+        dataset, sizes = self.record(lab), self.sizes(lab.profile)
+        settings = {
+            "network": dict(self.network),
+            "samples": [sizes.num_cloned, self.chunk, self.stride, self.beginning],
+            "num_epochs": sizes.clone_epochs,
+        }
         with lab.alone(self.name):
-            if not whole.exists():
-                partial = whole.with_suffix(".partial")
-                self._clone(lab, dataset).save_pretrained(partial)
-                partial.rename(whole)
-        policy: TokenPolicy = TokenPolicy.from_pretrained(whole)
+            stages = lab.stages(f"{self.name}-policy")
+            stages.run("clone", settings, lambda folder: self._clone(lab, dataset, folder))
+        policy: TokenPolicy = TokenPolicy.from_pretrained(stages.folders["clone"] / "policy")
         policy.eval()
         return policy
 
-    def _clone(self, lab: Lab, dataset: Path) -> TokenPolicy:
+    def _clone(self, lab: Lab, dataset: Path, folder: Path) -> Result:
         sizes = self.sizes(lab.profile)
         successes = demonstrations(dataset, self.camera, success=True)
         chosen = list(islice(successes, sizes.num_cloned))
@@ -98,11 +101,12 @@ class Benchmark:
         torch.manual_seed(lab.seed)
         policy = TokenPolicy(**policy_arguments(samples, self.camera), **self.network)
         config = CloneConfig(num_epochs=sizes.clone_epochs, seed=lab.seed)
-        clone(policy, samples, config, out_dir=self.folder(lab) / "clone")
-        return policy
+        history = clone(policy, samples, config, out_dir=folder / "clone")
+        policy.save_pretrained(folder / "policy")
+        return {"loss": history[-1]["loss"]}
 
     def folder(self, lab: Lab) -> Path:
-        """Return where a seed's recording and clone are."""
+        """Return where a seed's recording is."""
         return lab.out / f"{self.name}-seed{lab.seed}"
 
 
