@@ -60,7 +60,8 @@ def result_of(run, rng):
         return {"curve": curve, "after": {"chains": [1, 2, 1 + good, 2 + good]}}
     if run.kind == "plates":
         runs = [name for category in CATEGORIES for name in run_names(category)]
-        return {"curve": curve, "after": dict.fromkeys(runs, score)}
+        judged = {"auroc": 0.7, "success": 0.8, "failure": 0.6, "episodes": 4}
+        return {"curve": curve, "after": dict.fromkeys(runs, score), "value_model": judged}
     after = dict.fromkeys(["in_distribution", *SHIFTS], score)
     return {"curve": curve, "after": after, "glimpses": {"3": after, "7": after}}
 
@@ -247,6 +248,7 @@ def test_the_suites_run_through(tmp_path):
     assert set(results) == {"plates-none-seed0", "plates-feat2go-seed0"}
     assert all(len(result["after"]) == 16 for result in results.values())
     assert len(results["plates-feat2go-seed0"]["curve"]) == 1
+    assert results["plates-none-seed0"]["value_model"]["episodes"] == 2
 
 
 @pytest.mark.parametrize(

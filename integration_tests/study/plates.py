@@ -1,39 +1,47 @@
 """Feat2Go's fine-tuning on the 25-object suites, evaluated on all of them; needs their assets."""
 
-from dataclasses import asdict, replace
+import math
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from bench_adapters.envs.put_on_plate import find_assets
 from bench_adapters.functional.put_on_plate import CATEGORIES
 from integration_tests.study.benchmark import Benchmark
 from integration_tests.study.design import Result
-from integration_tests.study.lab import STATE, Lab, fine_tune, play, successes
+from integration_tests.study.lab import Lab, fine_tune, play, successes
 from progress_labels.encoders import load_encoder
 from progress_labels.episodes import LabeledEpisodes
 from progress_labels.labels import label_dataset
+from value_models.functional import success_auroc
 from value_models.progress_model import DistributionalProgressModel
-from value_models.recordings import RecordedEpisodes
 from value_models.training import fit_progress_model
 from vla_rl.algorithms.ppo import PPO
 from vla_rl.algorithms.settings import PPOConfig
 from vla_rl.policies.token_policy import TokenPolicy
+from vla_rl.rollout import collect_episodes
 
 OUT_SHARE = 1 / 3
 """Episodes of each run out of distribution, as a share of those in distribution."""
 EVALUATED_STEPS = 80
-"""The benchmark's; training is done with fewer, of which the expert needs about 30."""
+"""The benchmark's."""
+TRAINED_STEPS = 48
+"""Fewer of them do for training: the expert needs about 30."""
+TEMPERATURE = 0.6
+"""Of sampling. Errors add up here, as the tool's commanded pose is the sum of what is sampled."""
 SUITE = Benchmark(
     name="plates",
     env_id="put_on_plate:Main-v3",
     camera="3rd_view_camera",
-    options={"obj_set": "train", "image_size": 64, "max_episode_steps": 48},
-    recording={"noise": 0.03, "failure_fraction": 0.4},
+    options={"obj_set": "train", "image_size": 64, "max_episode_steps": 36},
+    recording={"noise": 0.03},
     network={
         "image_size": 64,
         "normalize": True,
         "shift_pixels": 1,
-        # The commanded pose sums up what is sampled, so bins and labels are narrow.
+        # Narrow bins and labels, again because errors add up.
         "num_bins": 41,
         "label_sigma_bins": 0.5,
         "action_low": [-0.06, -0.06, -0.06, -0.02, -0.06, -0.3, -1.0],
@@ -44,17 +52,9 @@ SUITE = Benchmark(
     beginning=12,
     sizes=lambda profile: profile.plates,
 )
-"""What is fine-tuned and, of each seed, recorded for its value model."""
-DEMONSTRATED = replace(
-    SUITE,
-    name="plates-clone",
-    options={**SUITE.options, "max_episode_steps": 36},
-    recording={"noise": 0.03},
-    sizes=lambda profile: replace(profile.plates, num_demonstrations=profile.plates.num_cloned),
-)
-"""What is cloned."""
-CLONED = 40
-"""Seed of the one clone that all seeds begin with, as the papers' do: it takes an hour."""
+"""What is recorded and cloned."""
+SHARED = 40
+"""Seed of the recording, policy and value model that all seeds begin with, as the papers' do."""
 
 
 def run_name(suite: str, objects: str) -> str:
@@ -75,13 +75,15 @@ def plates(lab: Lab, *, reward: str) -> Result:
 
     Args:
         lab: Of the seed.
-        reward: ``feat2go`` or ``sparse``; ``none`` evaluates the cloned policy.
+        reward: ``feat2go`` or ``sparse``; ``none`` evaluates the cloned policy, and on its episodes
+            the value model.
 
     Raises:
         SimulatorUnavailableError: If the assets are missing.
     """
     find_assets(None)
     sizes = lab.profile.plates
+    shared = Lab(lab.out, lab.profile, SHARED)
     config = PPOConfig(
         reward="sparse" if reward == "none" else reward,  # type: ignore[arg-type]
         bootstrap_time_limit=False,  # success counts within the budget of steps, or not at all
@@ -91,18 +93,34 @@ def plates(lab: Lab, *, reward: str) -> Result:
     )
 
     def train(folder: Path) -> TokenPolicy:
-        policy = DEMONSTRATED.policy(Lab(lab.out, lab.profile, CLONED))
+        policy = _cloned(shared)
         if reward != "none":
-            model = _value_model(lab) if reward == "feat2go" else None
-            with SUITE.env(lab, **SUITE.options) as env:
+            model = _value_model(shared) if reward == "feat2go" else None
+            with SUITE.env(lab, **_training_options()) as env:
                 learner = PPO(policy, env, config, out_dir=folder, progress_model=model)
                 learner.fit(sizes.num_updates)
         return policy
 
-    settings = {**asdict(config), "sizes": sizes.as_dict()}
-    return fine_tune(
+    settings = {**asdict(config), "temperature": TEMPERATURE, "sizes": sizes.as_dict()}
+    result = fine_tune(
         lab, f"plates-{reward}", settings, train, evaluate=lambda p, f: _evaluate(lab, p, f)
     )
+    if reward == "none":
+        judged = lab.stages("plates-judged")
+        result["value_model"] = judged.run(
+            "judge", settings, lambda _: _judge(lab, _cloned(shared), _value_model(shared))
+        )
+    return result
+
+
+def _training_options() -> dict[str, Any]:
+    return {**SUITE.options, "max_episode_steps": TRAINED_STEPS}
+
+
+def _cloned(shared: Lab) -> TokenPolicy:
+    policy = SUITE.policy(shared)
+    policy.temperature = TEMPERATURE
+    return policy
 
 
 def _evaluate(lab: Lab, policy: Any, folder: Path) -> Result:
@@ -128,32 +146,51 @@ def _evaluate(lab: Lab, policy: Any, folder: Path) -> Result:
     return scores
 
 
-def _value_model(lab: Lab) -> DistributionalProgressModel:
-    """Train Feat2Go's value model on the recording, once.
-
-    It reads the state besides: of 16 backgrounds and as many objects in a few hundred attempts the
-    picture alone tells too little.
-    """
-    encoder, dataset = load_encoder("offline"), SUITE.record(lab)
-    settings: dict[str, Any] = {"max_epochs": lab.profile.plates.value_epochs, "seed": lab.seed}
+def _value_model(shared: Lab) -> DistributionalProgressModel:
+    """Train Feat2Go's value model on the recording, once."""
+    encoder, dataset = load_encoder("offline"), SUITE.record(shared)
+    sizes = shared.profile.plates
+    settings: dict[str, Any] = {"max_epochs": sizes.value_epochs, "seed": shared.seed}
 
     def work(folder: Path) -> Result:
         label_dataset(dataset, encoder, camera=SUITE.camera, overwrite=True)
-        labeled = LabeledEpisodes(dataset, camera=SUITE.camera)
-        episodes = RecordedEpisodes(labeled, dataset, columns=[STATE])
+        episodes = LabeledEpisodes(dataset, camera=SUITE.camera)
         fit = fit_progress_model(
-            episodes,
-            encoder,
-            camera=SUITE.camera,
-            out_dir=folder / "fit",
-            state_dim=episodes[0][STATE].shape[1],
-            **settings,
+            episodes, encoder, camera=SUITE.camera, out_dir=folder / "fit", **settings
         )
         return asdict(fit.evaluation.model)
 
-    with lab.alone("plates-value"):
-        stages = lab.stages("plates-value")
-        sizes = lab.profile.plates.as_dict()
-        stages.run("fit", {**settings, "reads": STATE, "sizes": sizes}, work)
+    with shared.alone("plates-value"):
+        stages = shared.stages("plates-value")
+        stages.run("fit", {**settings, "recorded": sizes.num_demonstrations}, work)
     model = DistributionalProgressModel.from_pretrained(stages.folders["fit"] / "fit/model")
     return model.attach_encoder(encoder)
+
+
+def _judge(lab: Lab, policy: TokenPolicy, model: DistributionalProgressModel) -> Result:
+    """Return how the model tells by the last frame which of the policy's own episodes succeeded.
+
+    ``auroc``, None without both outcomes, the mean progress of ``success`` and ``failure``, and the
+    number of ``episodes``, which are those of the first update.
+    """
+    num = lab.profile.plates.episodes_per_update
+    with SUITE.env(lab, **_training_options()) as env:
+        episodes = collect_episodes(
+            policy,
+            env,
+            range(lab.train_seed, lab.train_seed + num),
+            generator=torch.Generator().manual_seed(lab.seed),
+            progress_model=model,
+            progress_at="decisions",
+            progress_bar=True,
+        ).episodes
+    succeeded, failed = (
+        episodes.progress[rows] for rows in (episodes.success_at_end, ~episodes.success_at_end)
+    )
+    scores = {
+        "auroc": success_auroc(succeeded, failed).item(),
+        "success": succeeded.mean().item(),
+        "failure": failed.mean().item(),
+    }
+    told = {name: None if math.isnan(score) else score for name, score in scores.items()}
+    return {**told, "episodes": num}

@@ -1,6 +1,8 @@
 """Builds a ManiSkill task, one scene on the CPU or a batch of them, and says what is missing."""
 
+import gc
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any
 
 import gymnasium as gym
@@ -55,6 +57,7 @@ def build_task(
     """
     from bench_adapters.envs._lean import lean
 
+    exempt_imports()
     task = lean(
         spec.cls,
         cameras=None if cameras is None else tuple(cameras),
@@ -89,6 +92,17 @@ def build_task(
             f"maniskill:{spec.uid} found no Vulkan device ({error}); run `bench-adapters doctor "
             f"--fix`"
         ) from error
+
+
+@cache
+def exempt_imports() -> None:
+    """Keep what is loaded by now out of garbage collection, once per process.
+
+    ManiSkill collects whenever it builds a scene; going through all modules each time takes longer
+    than building it.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 def leaves(tree: dict[str, Any]) -> list[Any]:

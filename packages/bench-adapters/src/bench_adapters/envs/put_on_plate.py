@@ -18,6 +18,7 @@ import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
+from bench_adapters.envs._build import exempt_imports
 from bench_adapters.envs._tasks import registry
 from bench_adapters.envs.base import EnvChunk, Expert, check_failure
 from bench_adapters.errors import SimulatorUnavailableError
@@ -116,6 +117,7 @@ class PutOnPlateEnvironment:
         registry()  # complains about a missing ManiSkill
         from bench_adapters.envs._plate_scene import PlateScene
 
+        exempt_imports()
         moves = name == "PositionChangeTo-v1" and obj_set != "train"
         self.env = PlateScene(
             self._assets, name, protocol, moves=moves, num_envs=1,
