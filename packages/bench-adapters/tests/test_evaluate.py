@@ -194,6 +194,34 @@ def test_a_cut_line_is_run_again(env, tmp_path):
     assert run(BoldPolicy(), env, out=out) == run(BoldPolicy(), env)
 
 
+def test_starting_again_in_another_environment(tmp_path, monkeypatch):
+    out = tmp_path / "out.json"
+    for steps, message in ((20, "returned nan"), (5, "begun with other max_episode_steps;")):
+        env = ProcessVectorEnv(functools.partial(ReachEnvironment, max_episode_steps=steps), 4)
+        with pytest.raises(ValueError, match=message):
+            run(BreakingPolicy(9, lambda a: a * np.nan), env, out=out)
+    monkeypatch.setattr(BoldPolicy, "versions", {"bold": "2"})
+    with pytest.raises(ValueError, match="begun with other versions;"):
+        run(BreakingPolicy(9, lambda a: a * np.nan), ProcessVectorEnv(ReachEnvironment, 4), out=out)
+
+
+def test_started_again_it_tries_what_the_simulator_failed_at(env, tmp_path):
+    whole, out = run(BoldPolicy(), env), tmp_path / "out.json"
+    env_fn = functools.partial(FaultyEnvironment, fault="raise", seed=105)
+    faulty = ProcessVectorEnv(env_fn, 4)
+
+    class Stopped(BoldPolicy):
+        def act(self, obs, **kwargs):
+            if len(out.with_name("out.json.partial.jsonl").read_text().splitlines()) > 8:
+                raise KeyboardInterrupt
+            return super().act(obs, **kwargs)
+
+    with pytest.raises(KeyboardInterrupt):
+        run(Stopped(), faulty, out=out, policy_name="BoldPolicy")
+    assert '"message"' in out.with_name("out.json.partial.jsonl").read_text()
+    assert run(BoldPolicy(), env, out=out) == whole
+
+
 def test_starting_again_with_other_settings(env, tmp_path):
     out = tmp_path / "out.json"
     with pytest.raises(ValueError, match="returned nan"):

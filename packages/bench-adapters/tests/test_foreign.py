@@ -134,6 +134,17 @@ def test_an_evaluation_gives_the_same_result(mode, tells_success):
     assert 0 < ours.success_once["count"] < 30
 
 
+@pytest.mark.parametrize("mode", MODES)
+def test_fewer_episodes_than_environments(mode):
+    settings = {"seeds": [7, 8], "make_generator": np.random.default_rng, "progress_bar": False}
+    ours = ProcessVectorEnv(ReachEnvironment, 3)
+    assert (
+        evaluate(Drifting(2), adapt(mode), env_id="reach", **settings).episodes
+        == evaluate(Drifting(2), ours, env_id="reach", **settings).episodes
+    )
+    assert adapt(mode).reset(seed=np.int64(3))[1]["seed"].tolist() == [3, 4, 5]
+
+
 def test_what_cannot_be_adapted_is_refused():
     for mode in (AutoresetMode.DISABLED, None):
         env = SyncVectorEnv([Reach], autoreset_mode=AutoresetMode.DISABLED)

@@ -119,6 +119,7 @@ def test_stopped_and_started_again(tmp_path, how):
 
 def test_other_settings_are_refused(tmp_path):
     record_dataset("toy:reach", tmp_path, num_episodes=1, progress_bar=False)
+    assert read_all(tmp_path, "meta/episodes")[0]["seed"] >= 1_000_000  # evaluations begin at 0
     with pytest.raises(ValueError, match=r"'noise': 0.0.*not.*'noise': 0.2"):
         record_dataset("toy:reach", tmp_path, num_episodes=2, noise=0.2, progress_bar=False)
 
@@ -137,7 +138,7 @@ def test_what_cannot_be_recorded(tmp_path, monkeypatch):
         "def make(name):\n    return globals()[name]()\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
-    settings = {"num_episodes": 5, "progress_bar": False}
+    settings = {"num_episodes": 5, "seed": 0, "progress_bar": False}
     with pytest.raises(ValueError, match="'mute:Plain' has no scripted expert"):
         record_dataset("mute:Plain", tmp_path / "a", **settings)
     with pytest.raises(ValueError, match="'mute:Perfect' has no failure modes"):
@@ -156,6 +157,7 @@ def test_what_cannot_be_recorded(tmp_path, monkeypatch):
         ({"noise": -0.5}, "got -0.5"),
         ({"failure_fraction": 1.5}, "and 1.5"),
         ({"num_workers": -2}, "-2"),
+        ({"perturbations": ["stall"]}, r"`failure_fraction` above 0 with `perturbations` \['stall"),
     ],
 )
 def test_bad_arguments(tmp_path, change, message):

@@ -181,6 +181,13 @@ def test_resumed_is_uninterrupted(tmp_path):
     assert files_of(tmp_path / "parts") == whole
 
 
+def test_provenance_is_compared_as_it_is_stored(tmp_path):
+    for index in range(2):
+        facts = {"cameras": ("base",), "assets": tmp_path, "options": {"size": 64}}
+        record(tmp_path / "data", [index], provenance=facts, resume=True)
+    assert open_recorder(tmp_path / "data", provenance=facts, resume=True).num_episodes == 2
+
+
 def test_an_exception_keeps_the_finished_episodes(tmp_path):
     def interrupted():
         with open_recorder(tmp_path) as recorder:
@@ -276,6 +283,7 @@ def test_resuming_damaged_files(tmp_path, name, damage, message):
         ),
         ({"frames": {}}, r"Expected `frames` of .*top.*got \[\]"),
         ({"done": ["yes"] * 20}, "finite numbers in 'next.done'"),
+        ({"success": np.full(20, 0.3)}, "Expected bool in 'next.success', got float64"),
     ],
 )
 def test_bad_episodes_are_not_added(tmp_path, change, message):

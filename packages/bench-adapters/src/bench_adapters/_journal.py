@@ -37,10 +37,12 @@ class Journal:
         if out.exists():
             raise FileExistsError(f"{out} exists; remove it or choose another file")
         require_writable(out.parent)
-        self.records = self._load(header) if self._path.exists() else []
+        self.waves = self._load(header) if self._path.exists() else {}
+        """Complete waves without an error, by the number of their first episode."""
         with replacing(self._path) as temporary, temporary.open("w") as file:
             file.write(json.dumps(header) + "\n")
-            file.writelines(json.dumps(record._asdict()) + "\n" for record in self.records)
+            for wave in self.waves.values():
+                file.writelines(json.dumps(record._asdict()) + "\n" for record in wave)
 
     def append(self, wave: Sequence[Record]) -> None:
         """Add the episodes of a wave."""
@@ -58,8 +60,8 @@ class Journal:
         write_json(self._out, content)
         self._path.unlink()
 
-    def _load(self, header: dict[str, Any]) -> list[Record]:
-        """Read the complete waves; a line or a wave that was cut off is run again."""
+    def _load(self, header: dict[str, Any]) -> dict[int, list[Record]]:
+        """Read the waves; one that was cut off or lost an episode to its simulator is run again."""
         complete, newline, _ = self._path.read_text().rpartition("\n")
         lines = complete.split("\n")
         try:
@@ -67,7 +69,7 @@ class Journal:
             records = [as_record(json.loads(line)) for line in lines[1:]]
         except (ValueError, TypeError) as error:
             if not newline:
-                return []
+                return {}
             raise ValueError(
                 f"{self._path} is damaged ({error}); remove it to start again"
             ) from error
@@ -77,6 +79,13 @@ class Journal:
                 f"{self._path} was begun with other {', '.join(different)}; repeat the old "
                 f"settings, or remove it to start again"
             )
-        if len(records) == len(header["seeds"]):
-            return records
-        return records[: len(records) // header["num_envs"] * header["num_envs"]]
+        size, total = header["num_envs"], len(header["seeds"])
+        waves: dict[int, list[Record]] = {}
+        for record in records:
+            waves.setdefault(record.episode // size * size, []).append(record)
+        return {
+            first: wave
+            for first, wave in waves.items()
+            if len(wave) == min(size, total - first)
+            and all(isinstance(record, EpisodeResult) for record in wave)
+        }

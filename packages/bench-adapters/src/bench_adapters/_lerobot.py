@@ -94,6 +94,15 @@ def frame_table(columns: Mapping[str, NDArray[Any]]) -> pa.Table:
     return pa.table(arrays)
 
 
+def column_values(column: pa.ChunkedArray) -> NDArray[np.float64]:
+    """Return a column of a data table, ``(t,)`` or ``(t, d)``."""
+    values = column.combine_chunks()
+    vectors = pa.types.is_fixed_size_list(values.type)
+    flat = values.flatten() if vectors else values
+    array: NDArray[np.float64] = flat.to_numpy(zero_copy_only=False).astype(np.float64)
+    return array.reshape(len(values), -1) if vectors else array
+
+
 def episode_table(rows: Sequence[EpisodeRow], *, cameras: Sequence[str], fps: int) -> pa.Table:
     """Build the ``meta/episodes`` table; ``seed``, ``success`` and ``failure`` are our own."""
     return pa.Table.from_pylist([_episode_record(row, cameras=cameras, fps=fps) for row in rows])

@@ -1,11 +1,13 @@
 """Finding out how far a recording has come."""
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from bench_adapters import _lerobot as lerobot
 from bench_adapters._files import PART_SUFFIX, read_json
@@ -24,6 +26,14 @@ class Progress(NamedTuple):
     tasks: list[str]
     labels: dict[str, list[str]]
     num_files: int
+
+
+def digest(*arrays: NDArray[Any]) -> str:
+    """Return what tells a source from another one: put into provenance, it keeps them apart."""
+    content = hashlib.sha256()
+    for array in arrays:
+        content.update(array.tobytes())
+    return content.hexdigest()[:16]
 
 
 def read_progress(

@@ -92,7 +92,12 @@ class Schema:
             raise ValueError(f"Expected {name!r} of shape {shape}, got {array.shape}.")
         if array.dtype.kind not in "biuf" or not np.isfinite(array).all():
             raise ValueError(f"Expected finite numbers in {name!r}, got {array.dtype}: {array}.")
-        return array.astype(feature["dtype"])
+        cast: NDArray[Any] = array.astype(feature["dtype"])
+        if feature["dtype"] in ("bool", "int64") and (cast != array).any():
+            raise ValueError(
+                f"Expected {feature['dtype']} in {name!r}, got {array.dtype}: {array}."
+            )
+        return cast
 
     def _label_indices(self, name: str, values: Sequence[str]) -> NDArray[np.int64]:
         known = self.labels[name]

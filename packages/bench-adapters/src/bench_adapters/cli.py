@@ -55,7 +55,7 @@ def record(
     /,
     *,
     episodes: int,
-    seed: int = 0,
+    seed: int = 1_000_000,
     noise: float = 0.0,
     failure_fraction: float = 0.0,
     perturbations: tuple[str, ...] = (),
@@ -71,7 +71,8 @@ def record(
         env: Environment id, <family>:<name>.
         out: Folder of the dataset.
         episodes: Episodes that the dataset shall have.
-        seed: Seed of the first episode; the others count up.
+        seed: Seed of the first episode; the others count up. Evaluations begin at 0: a policy
+            should not be tested on the initial states it has learned from.
         noise: Standard deviation of the noise on the expert's actions, in action units; where these
             are metres (put_on_plate) in units of 0.1 m.
         failure_fraction: Share of episodes in which the expert is made to fail.

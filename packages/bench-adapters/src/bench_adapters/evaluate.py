@@ -51,7 +51,8 @@ def evaluate(  # noqa: PLR0913  # settings of a run, by name
     success is a failure.
 
     An episode that is lost to its simulator (`WorkerError`) is begun once more with the same seed;
-    the second time it is recorded under ``errors``, which no rate counts, and the run goes on.
+    the second time it is recorded under ``errors``, which no rate counts, and the run goes on. A
+    run that was stopped and is started again tries its wave anew.
 
     Args:
         policy: Chooses action chunks; a ``versions`` dict of it is stored if there is one, and
@@ -96,8 +97,11 @@ def evaluate(  # noqa: PLR0913  # settings of a run, by name
         "seeds": [int(seed) for seed in seeds],
         "videos": _filmed(videos, seeds, env, out),
     }
-    journal = Journal(Path(out), header) if out is not None else None
-    records = journal.records if journal else []
+    versions = _versions(policy, env)
+    limits = {"max_episode_steps": env.max_episode_steps, "versions": versions}
+    journal = Journal(Path(out), header | limits) if out is not None else None
+    waves = dict(journal.waves) if journal else {}
+    records = [record for wave in waves.values() for record in wave]
     with tqdm(
         total=len(seeds),
         initial=len(records),
@@ -105,21 +109,24 @@ def evaluate(  # noqa: PLR0913  # settings of a run, by name
         unit="episode",
         disable=not progress_bar,
     ) as bar:
-        while len(records) < len(seeds):
+        for first in range(0, len(seeds), env.num_envs):
+            if first in waves:
+                continue
             _raise_if_hopeless(records, max_errors)
-            wave = _next_wave(header, len(records))
+            wave = _wave(header, first)
             outcome = run_wave(policy, env, wave, make_generator, deterministic=deterministic)
             if out is not None:  # before the journal, so that a finished wave has its videos
                 _write_videos(Path(out), outcome, wave, getattr(env, "fps", 1))
             if journal:
                 journal.append(outcome.records)
+            waves[first] = outcome.records
             records += outcome.records
             bar.update(len(outcome.records))
             played = [record for record in records if isinstance(record, EpisodeResult)]
             rate = sum(episode.success_once for episode in played) / max(1, len(played))
             bar.set_postfix(success=f"{rate:.0%}")
     _raise_if_hopeless(records, min(max_errors, len(records) - 1))
-    result = _summarize(header, records, _versions(policy, env))
+    result = _summarize(header, [r for first in sorted(waves) for r in waves[first]], versions)
     if journal:
         journal.finish(result)
     return result
@@ -169,7 +176,7 @@ def _filmed(
     return numbers
 
 
-def _next_wave(header: dict[str, Any], first: int) -> Wave:
+def _wave(header: dict[str, Any], first: int) -> Wave:
     seeds = header["seeds"][first : first + header["num_envs"]]
     return Wave(
         first, seeds, frozenset(n - first for n in header["videos"] if 0 <= n - first < len(seeds))

@@ -84,11 +84,13 @@ class GymnasiumVectorEnv:
                 f"Expected `reset_mask` to be bool ({self.num_envs},), got {mask.dtype} "
                 f"{mask.shape}."
             )
-        first = seed if isinstance(seed, int) else None
-        seeds = seed if first is None else range(first, first + self.num_envs)
+        first = seed if isinstance(seed, (int, np.integer)) else None
+        seeds = seed if first is None else range(int(first), int(first) + self.num_envs)
         info: Info = {"_seed": mask} if seeds is None else {"_seed": mask, "seed": np.array(seeds)}
         if mask.any():
-            chosen = {} if mask.all() else {"options": {"reset_mask": mask.copy()}}
+            # The first time all of them: the rows outside the mask have nothing to show yet.
+            whole = mask.all() or not self._last
+            chosen = {} if whole else {"options": {"reset_mask": mask.copy()}}
             observation, _ = self._env.reset(
                 seed=None if seeds is None else [int(s) for s in seeds],  # type: ignore[union-attr]
                 **chosen,

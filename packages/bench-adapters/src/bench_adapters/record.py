@@ -17,6 +17,8 @@ from bench_adapters.registry import make_single
 
 __all__ = ["RecordSummary", "record_dataset"]
 
+FIRST_SEED = 1_000_000
+"""Of a recording that names none."""
 _GOLDEN_RATIO = (np.sqrt(5) - 1) / 2
 
 
@@ -36,7 +38,7 @@ def record_dataset(  # noqa: PLR0913  one keyword per setting of a recording
     root: Path | str,
     *,
     num_episodes: int,
-    seed: int = 0,
+    seed: int = FIRST_SEED,
     noise: float = 0.0,
     failure_fraction: float = 0.0,
     perturbations: Sequence[str] = (),
@@ -57,7 +59,8 @@ def record_dataset(  # noqa: PLR0913  one keyword per setting of a recording
         env_id: ``<family>:<name>`` of an environment with a scripted expert.
         root: Folder of the dataset.
         num_episodes: Episodes that the dataset shall have.
-        seed: Seed of the first episode.
+        seed: Seed of the first episode. The default is far from where evaluations begin: who
+            learns from a recording should not be tested on its initial states.
         noise: Standard deviation of the noise on the expert's actions, in action units; where these
             are metres (``put_on_plate``) in units of 0.1 m. Actions are recorded as executed.
         failure_fraction: Share of the episodes, spread evenly, in which the expert is made to fail
@@ -79,6 +82,11 @@ def record_dataset(  # noqa: PLR0913  one keyword per setting of a recording
         raise ValueError(
             f"Expected `num_episodes` ≥ 1, `num_workers` ≥ 0 and `seed` ≥ 0, got {num_episodes}, "
             f"{num_workers} and {seed}."
+        )
+    if perturbations and not failure_fraction:
+        raise ValueError(
+            f"Expected a `failure_fraction` above 0 with `perturbations` {list(perturbations)}: it "
+            "is the share of episodes that they happen in."
         )
     if noise < 0 or not 0 <= failure_fraction <= 1:
         raise ValueError(

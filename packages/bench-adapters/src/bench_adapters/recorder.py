@@ -1,6 +1,8 @@
 """Writes episodes as a LeRobotDataset v3.0, a few episodes per file."""
 
 import itertools
+import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -48,8 +50,8 @@ class DatasetRecorder:
         extra_features: Further columns with one value per frame and their type: ``float32``,
             ``int64``, ``bool``, or ``label`` for strings that are stored as int64 and listed under
             the feature's ``labels`` in ``meta/info.json``.
-        provenance: JSON-able facts on how the episodes are made. A resumed recording must repeat
-            them.
+        provenance: JSON-able facts (or paths) on how the episodes are made. A resumed recording
+            must repeat them.
         episodes_per_file: Size of a group; a group of more than 256 MiB of frames is written early.
         resume: Continue the dataset in ``root`` if there is one.
 
@@ -86,7 +88,8 @@ class DatasetRecorder:
             action_dim=action_dim,
             extra_features=extra_features or {},
         )
-        self._provenance = dict(provenance or {})
+        # As it comes back from disk, so that a tuple or a path equals itself.
+        self._provenance = json.loads(json.dumps(dict(provenance or {}), default=os.fspath))
         self._episodes_per_file = episodes_per_file
         self._tasks: list[str] = []
         self._rows: list[EpisodeRow] = []
@@ -216,7 +219,7 @@ class DatasetRecorder:
         paths = [lerobot.file_path(lerobot.DATA_PATH, file) for file in range(self._num_files)]
         data = pa.concat_tables([lerobot.read_parquet(self.root / path) for path in paths])
         for name in data.column_names:
-            self._stats[name] = feature_stats(np.array(data[name].to_pylist(), np.float64))
+            self._stats[name] = feature_stats(lerobot.column_values(data[name]))
         self._write_totals()
 
     def __enter__(self) -> Self:

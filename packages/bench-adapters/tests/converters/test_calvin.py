@@ -1,3 +1,4 @@
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -53,6 +54,18 @@ def split(tmp_path: Path) -> Path:
     bounds = [(window.first, window.last) for window in WINDOWS]
     write_annotations(folder, {"language": language, "info": {"episodes": [], "indx": bounds}})
     return folder
+
+
+def test_another_source_is_not_appended(split: Path, tmp_path: Path) -> None:
+    convert_calvin(split, tmp_path / "out", max_episodes=1, progress_bar=False)
+    other = tmp_path / "other"
+    shutil.copytree(split, other)
+    with np.load(other / f"episode_{WINDOWS[0].first:07d}.npz") as frame:
+        changed = dict(frame) | {"robot_obs": frame["robot_obs"] + 1}
+    np.savez(other / f"episode_{WINDOWS[0].first:07d}.npz", **changed)
+    with pytest.raises(ValueError, match="record into another folder"):
+        convert_calvin(other, tmp_path / "out", progress_bar=False)
+    assert convert_calvin(split, tmp_path / "out", progress_bar=False).num_new_episodes == 2
 
 
 def test_converts_every_window(split: Path, tmp_path: Path) -> None:

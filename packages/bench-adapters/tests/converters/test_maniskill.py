@@ -1,3 +1,4 @@
+import json
 import subprocess
 import sys
 
@@ -6,6 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from bench_adapters.converters.maniskill import convert_maniskill
+from bench_adapters.registry import make_single
 
 h5py = pytest.importorskip("h5py", reason="h5py is not installed")
 
@@ -55,6 +57,11 @@ def test_rows_are_those_of_the_trajectories(recorded, tmp_path):
             states = np.array([row["observation.state"] for row in mine])
             np.testing.assert_allclose(states[:, :9], trajectory["obs/agent/qpos"][:4], rtol=1e-6)
             assert [row["next.done"] for row in mine] == [False] * 3 + [True]
+    env = make_single("maniskill:PickCube-v1", cameras=(), robot_uids="panda")
+    for number, seed in enumerate((4, 9)):
+        first = env.reset(seed)["observation.state"]
+        np.testing.assert_allclose(rows[4 * number]["observation.state"], first, atol=1e-6)
+    env.close()
     again = [sys.executable, "-m", "bench_adapters", "convert", "maniskill", str(recorded)]
     options = [str(tmp_path / "again"), "--max-episodes", "1", "--cameras", "base_camera"]
     shown = subprocess.run([*again, *options], capture_output=True, text=True, check=True)
@@ -64,6 +71,44 @@ def test_rows_are_those_of_the_trajectories(recorded, tmp_path):
     assert "PASS" in done.stdout, done.stderr
     assert "FAIL" not in done.stdout, done.stdout
     assert convert_maniskill(recorded, root, progress_bar=False).num_new_episodes == 0
+
+
+@pytest.fixture
+def plain(tmp_path):
+    """A trajectory without success, and with extras whose order is told or not."""
+
+    def write(*, track_order):
+        path = tmp_path / "plain.h5"
+        with h5py.File(path, "w") as file:
+            file["traj_0/actions"] = np.zeros((3, 2), np.float32)
+            file["traj_0/obs/agent/qpos"] = np.zeros((4, 1), np.float32)
+            file["traj_0/obs/sensor_data/cam/rgb"] = np.zeros((4, 16, 16, 3), np.uint8)
+            extra = file["traj_0/obs"].create_group("extra", track_order=track_order)
+            extra["tcp"], extra["goal"] = np.full((4, 1), 1.0), np.full((4, 1), 2.0)
+        episodes = [{"episode_id": 0, "episode_seed": 5, "success": True}]
+        described = {"env_info": {"env_id": "Task-v1"}, "episodes": episodes}
+        path.with_suffix(".json").write_text(json.dumps(described))
+        return path
+
+    return write
+
+
+def test_states_keep_the_order_of_the_task(plain, tmp_path):
+    convert_maniskill(plain(track_order=True), tmp_path / "out", progress_bar=False)
+    rows = pq.read_table(tmp_path / "out/data/chunk-000/file-000.parquet").to_pylist()
+    assert rows[0]["observation.state"] == [0, 1, 2]
+    assert [row["next.success"] for row in rows] == [False, False, True]
+    with pytest.raises(ValueError, match=r"order of the extras \['goal', 'tcp'\]; replay it"):
+        convert_maniskill(plain(track_order=False), tmp_path / "b", progress_bar=False)
+
+
+def test_another_source_is_not_appended(plain, tmp_path):
+    path = plain(track_order=True)
+    convert_maniskill(path, tmp_path / "out", progress_bar=False)
+    with h5py.File(path, "a") as file:
+        file["traj_0/actions"][:] = 1
+    with pytest.raises(ValueError, match="record into another folder"):
+        convert_maniskill(path, tmp_path / "out", progress_bar=False)
 
 
 @pytest.mark.parametrize("number", [0, -1])

@@ -139,6 +139,15 @@ def test_unseen_instructions(tmp_path: Path) -> None:
     assert episode.layout == "stable_2.0"
 
 
+def test_another_source_is_not_appended(source: Path, tmp_path: Path) -> None:
+    convert_robotwin(source, tmp_path / "out", progress_bar=False)
+    write_stable(tmp_path / "b", 2, np.zeros((9, 14), np.float32))
+    write_v1(tmp_path / "c", 2, np.zeros((9, 14), np.float32))
+    for other in ("b", "c"):
+        with pytest.raises(ValueError, match="record into another folder"):
+            convert_robotwin(tmp_path / other, tmp_path / "out", progress_bar=False)
+
+
 def test_refuses_other_files(tmp_path: Path) -> None:
     path = tmp_path / "episode0.hdf5"
     with h5py.File(path, "w") as file:

@@ -302,6 +302,19 @@ def test_the_challenge_in_shards_equals_one_run(env: CalvinEnvironment, tmp_path
         summarize_challenge([*paths, tmp_path / "one.json"])
 
 
+@needs_clone
+def test_the_challenge_is_not_run_on_other_chains(tmp_path: Path) -> None:
+    for options in ({"subtask_steps": 20}, {"tasks": ["open_drawer"]}, {"chain_length": 1}):
+        env = CalvinEnvironment("D", cameras=(), **options)  # type: ignore[arg-type]
+        try:
+            with pytest.raises(ValueError, match="Expected `env` to be calvin:D with"):
+                run_challenge(
+                    RandomPolicy(7), ProcessVectorEnv(lambda e=env: e, 1), out=tmp_path / "x.json"
+                )
+        finally:
+            env.close()
+
+
 def test_challenge_refuses_impossible_shards(tmp_path: Path) -> None:
     vector: Any = None
     for shard, count in (((2, 2), 10), ((0, 1), 1001), ((0, 11), 10)):

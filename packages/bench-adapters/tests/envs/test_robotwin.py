@@ -138,15 +138,24 @@ def test_instructions_depend_on_the_seed_alone(clone: Path, env: RoboTwinEnviron
     seen.close()
 
 
-def test_unusable_seeds_are_passed_over_but_not_for_ever(clone: Path) -> None:
-    env = make("stack_blocks_two", root=clone, max_seed_tries=2)
-    np.testing.assert_array_equal(
-        env.reset(33)["observation.images.head_camera"],  # unstable, the next one is not
-        env.reset(34)["observation.images.head_camera"],
+def test_unusable_scenes_are_replaced_by_those_of_no_other_seed(clone: Path) -> None:
+    tried = clone / "tried"
+    task = "import pathlib\n" + FILES["envs/stack_blocks_two.py"].replace(
+        "pass",
+        f"""
+    def setup_demo(self, seed, **args):
+        with pathlib.Path({str(tried)!r}).open("a") as file: print(seed, file=file)
+        super().setup_demo(seed=seed - 33 if seed > 1000 else seed, **args)""",
     )
-    with pytest.raises(BenchAdaptersError, match="no usable scene from seed 44 on in 2 tries"):
-        env.reset(44)  # the expert fails to plan, and 45 is not solved
+    (clone / "envs/stack_blocks_two.py").write_text(task)
+    env = make("stack_blocks_two", root=clone, max_seed_tries=2, expert_check=False)
+    env.reset(33)  # unstable
+    assert [int(seed) for seed in dict.fromkeys(tried.read_text().split())] == [33, 1_000_033]
     env.close()
+    strict = make("stack_blocks_two", root=clone, max_seed_tries=1)
+    with pytest.raises(BenchAdaptersError, match="no usable scene for seed 44 in 1 tries"):
+        strict.reset(44)  # the expert fails to plan
+    strict.close()
 
 
 def test_checked_seeds(env: RoboTwinEnvironment) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from bench_adapters._resume import digest
 from bench_adapters.recorder import DatasetRecorder
 
 __all__ = ["ConvertSummary", "Window", "convert_calvin", "read_windows"]
@@ -73,7 +74,8 @@ def convert_calvin(
         progress_bar: Show one.
 
     Raises:
-        ValueError: If an argument is not known, or a file is not what a CALVIN dataset holds.
+        ValueError: If an argument is not known, a file is not what a CALVIN dataset holds, or
+            ``root`` was converted from another source.
         FileNotFoundError: If a file is missing; episodes finished before are kept.
         FileExistsError: If ``root`` holds something else.
     """
@@ -86,7 +88,8 @@ def convert_calvin(
         raise ValueError(f"Expected positive `max_episodes`, got {max_episodes}.")
     folder = Path(source)
     windows = read_windows(folder / annotations)[:max_episodes]
-    first = _read_frame(folder, windows[0].first, [_CAMERAS[name] for name in cameras])
+    keys = ["robot_obs", *(_CAMERAS[name] for name in cameras)]
+    first = _read_frame(folder, windows[0].first, keys)
     recorder = DatasetRecorder(
         root,
         fps=30,
@@ -95,7 +98,12 @@ def convert_calvin(
         action_dim=7,
         robot_type="panda",
         extra_features={"subtask": "label"},
-        provenance={"converter": "calvin", "annotations": annotations, "actions": actions},
+        provenance={
+            "converter": "calvin",
+            "annotations": annotations,
+            "actions": actions,
+            "first_episode": digest(*first.values()),
+        },
         resume=True,
     )
     with recorder:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from bench_adapters._resume import digest
 from bench_adapters.converters.calvin import ConvertSummary
 from bench_adapters.envs._tasks import INSTRUCTIONS
 from bench_adapters.errors import BenchAdaptersError
@@ -30,9 +31,10 @@ def convert_maniskill(
     """Convert a trajectory file, with rewards and success where it has them.
 
     Downloaded demonstrations hold no pictures: replay them first with ``python -m
-    mani_skill.trajectory.replay_trajectory --obs-mode rgb``. The state is the robot's joint
-    positions followed by the task's extras, in the order of their names. Without recorded rewards
-    the reward is 1 where the task succeeded. A conversion that was stopped goes on.
+    mani_skill.trajectory.replay_trajectory --obs-mode rgb``. The state is that of
+    `ManiSkillEnvironment`: the robot's joint positions followed by the task's extras, in the task's
+    order. Without recorded success the last step counts as the ``.json`` says; without recorded
+    rewards the reward is 1 where the task succeeded. A conversion that was stopped goes on.
 
     Args:
         source: The ``.h5`` file; the ``.json`` of the same name lies beside it.
@@ -44,8 +46,9 @@ def convert_maniskill(
         progress_bar: Show one.
 
     Raises:
-        ValueError: If the file has no pictures or states, a camera is not in it, or
-            ``max_episodes`` is not positive.
+        ValueError: If the file has no pictures or states, does not tell the order of the extras, a
+            camera is not in it, ``max_episodes`` is not positive, or ``root`` was converted from
+            another source.
         FileNotFoundError: If one of the two files is missing.
         FileExistsError: If ``root`` holds something else.
         BenchAdaptersError: If h5py is not installed.
@@ -75,7 +78,13 @@ def convert_maniskill(
             state_dim=_state(first).shape[1],
             action_dim=first["actions"].shape[1],
             robot_type=f"maniskill:{env_id}",
-            provenance={"converter": "maniskill", "env_id": env_id, "cameras": list(chosen)},
+            provenance={
+                "converter": "maniskill",
+                "env_id": env_id,
+                "cameras": list(chosen),
+                "task": task,
+                "first_episode": digest(np.asarray(first["actions"]), _state(first)),
+            },
             resume=True,
         )
         with recorder:
@@ -88,6 +97,7 @@ def convert_maniskill(
                     cameras=chosen,
                     task=task or INSTRUCTIONS.get(env_id, env_id),
                     seed=int(episode.get("episode_seed") or 0),
+                    solved=bool(episode.get("success")),
                 )
     return ConvertSummary(
         recorder.root, recorder.num_episodes, recorder.num_frames, recorder.num_episodes - done
@@ -95,13 +105,19 @@ def convert_maniskill(
 
 
 def _add(
-    recorder: DatasetRecorder, trajectory: Any, *, cameras: Sequence[str], task: str, seed: int
+    recorder: DatasetRecorder,
+    trajectory: Any,
+    *,
+    cameras: Sequence[str],
+    task: str,
+    seed: int,
+    solved: bool,
 ) -> None:
     action = np.asarray(trajectory["actions"], np.float32)
     length = len(action)
     success = np.asarray(trajectory["success"], bool) if "success" in trajectory else None
     if success is None:  # recorded without it: only the end is known to be reached
-        success = np.zeros(length, bool)
+        success = solved & (np.arange(length) == length - 1)
     reward = np.asarray(trajectory.get("rewards", success), np.float32)
     recorder.add_episode(
         {name: _frames(trajectory, name)[:length] for name in cameras},
@@ -140,7 +156,12 @@ def _frames(trajectory: Any, camera: str) -> NDArray[np.uint8]:
 def _state(trajectory: Any) -> NDArray[np.float32]:
     """Return ``(t + 1, p)``: joint positions, then the extras."""
     parts = [trajectory["obs/agent/qpos"]]
-    extras = trajectory.get("obs/extra")
-    parts += [extras[name] for name in sorted(extras)] if extras is not None else []
+    extras = trajectory.get("obs/extra", {})
+    if len(extras) > 1 and not extras.id.get_create_plist().get_link_creation_order():
+        raise ValueError(
+            f"{trajectory.file.filename} does not tell the order of the extras {sorted(extras)}; "
+            f"replay it with ManiSkill 3's `python -m mani_skill.trajectory.replay_trajectory`"
+        )
+    parts += extras.values()  # in the order of the task, as it was written
     columns = [np.asarray(part, np.float32).reshape(len(part), -1) for part in parts]
     return np.concatenate(columns, axis=1)

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from bench_adapters._resume import digest
 from bench_adapters.converters.calvin import ConvertSummary
 from bench_adapters.errors import BenchAdaptersError
 from bench_adapters.recorder import DatasetRecorder
@@ -75,7 +76,8 @@ def convert_robotwin(
         progress_bar: Show one.
 
     Raises:
-        ValueError: If an argument is not known, or a file is in neither layout.
+        ValueError: If an argument is not known, a file is in neither layout, or ``root`` was
+            converted from another source.
         FileNotFoundError: If there is no episode.
         FileExistsError: If ``root`` holds something else.
         BenchAdaptersError: If h5py is not installed.
@@ -104,6 +106,7 @@ def convert_robotwin(
             "layout": first.layout,
             "instruction_type": instruction_type,
             "swapped_colors": swapped_colors,
+            "first_episode": digest(first.state, first.action),
         },
         resume=True,
     )

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench_adapters.envs.base import EnvChunk, Expert, check_failure
-from bench_adapters.envs.calvin_chains import Chains
+from bench_adapters.envs.calvin_chains import OFFICIAL, SUBTASK_STEPS, Chains
 from bench_adapters.envs.calvin_clone import (
     SCENES,
     build_simulator,
@@ -33,8 +33,6 @@ from bench_adapters.specs import ActionSpec, end_effector_spec
 
 __all__ = ["CalvinEnvironment", "make", "task_names"]
 
-SUBTASK_STEPS = 360
-"""Steps per subtask (mees/calvin fa03f01, ``evaluate_policy.py``, ``EP_LEN``)."""
 CAMERAS = {"static": (200, 200), "gripper": (84, 84)}
 """Height and width in pixels (calvin_env, ``conf/cameras``)."""
 
@@ -153,6 +151,9 @@ class CalvinEnvironment:
             "calvin_env": simulator_commit(clone),
             "calvin_env_generation": generation(self.sim),
             "renderer": renderer if cameras else "none",
+            # The challenge's own, or others: results of the two do not compare.
+            "chains": OFFICIAL if (tasks, subtasks, chain_length) == (None,) * 3 else "other",
+            "subtask_steps": str(subtask_steps),
         }
         self.action_space = _action_box(relative=self._relative)
         self.action_spec = _action_spec(relative=self._relative)

@@ -19,7 +19,12 @@ from bench_adapters.functional.calvin_sequences import (
     generate_chains,
 )
 
-__all__ = ["Chains", "cache_path", "official_chains"]
+__all__ = ["OFFICIAL", "SUBTASK_STEPS", "Chains", "cache_path", "official_chains"]
+
+SUBTASK_STEPS = 360
+"""Steps per subtask of the challenge (mees/calvin fa03f01, ``evaluate_policy.py``, ``EP_LEN``)."""
+OFFICIAL = "official"
+"""What an environment's versions call the challenge's chains."""
 
 _loaded: dict[Path, list[Chain]] = {}
 

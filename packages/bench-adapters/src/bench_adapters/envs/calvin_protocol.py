@@ -1,11 +1,11 @@
 """The CALVIN challenge: 1000 chains, in shards that resume, and their summary."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from bench_adapters._files import write_json
-from bench_adapters.envs.calvin_chains import official_chains
+from bench_adapters.envs.calvin_chains import OFFICIAL, SUBTASK_STEPS, official_chains
 from bench_adapters.evaluate import evaluate, read_result
 from bench_adapters.functional.calvin_scores import chain_summary, subtask_counts
 from bench_adapters.functional.calvin_sequences import NUM_SEQUENCES
@@ -16,6 +16,8 @@ __all__ = ["SCHEMA_VERSION", "SUITE", "run_challenge", "summarize_challenge"]
 SCHEMA_VERSION = 1
 """Of the summary file."""
 SUITE = "calvin-challenge"
+_REQUIRED = {"chains": OFFICIAL, "subtask_steps": str(SUBTASK_STEPS)}
+"""What `CalvinEnvironment.versions` says of the challenge's own environment."""
 
 
 def run_challenge(
@@ -36,7 +38,8 @@ def run_challenge(
 
     Args:
         policy: Chooses action chunks. The rest of a chunk is dropped when the instruction changes.
-        env: Environments of ``calvin:D`` with 360 steps per subtask.
+        env: Environments of ``calvin:D`` with the challenge's chains and steps per subtask, which
+            are the defaults.
         out: File for this shard's result, as JSON.
         num_sequences: The first so many of the 1000 chains; fewer are not the official number.
         shard: ``(i, n)``: the chains i, i + n, i + 2n, …
@@ -45,7 +48,8 @@ def run_challenge(
         progress_bar: Show one.
 
     Raises:
-        ValueError: If an argument is out of range, or ``evaluate`` refuses.
+        ValueError: If an argument is out of range, the environments are others, or ``evaluate``
+            refuses.
     """
     index, count = shard
     if not 1 <= num_sequences <= NUM_SEQUENCES:
@@ -54,6 +58,12 @@ def run_challenge(
         )
     if not 0 <= index < count <= num_sequences:
         raise ValueError(f"Expected `shard` (i, n) with 0 ≤ i < n ≤ {num_sequences}, got {shard}.")
+    env_id, versions = getattr(env, "env_id", ""), dict(getattr(env, "versions", {}))
+    if not _is_official(env_id, versions):
+        raise ValueError(
+            f"Expected `env` to be calvin:D with {_REQUIRED}, got {env_id!r} with {versions}; "
+            "build it without `tasks`, `subtasks`, `chain_length` and `subtask_steps`."
+        )
     return evaluate(
         policy,
         env,
@@ -104,7 +114,7 @@ def summarize_challenge(
         "env_id": first.env_id,
         "policy": first.policy,
         "deterministic": first.deterministic,
-        "official": first.env_id == "calvin:D" and len(numbers) == NUM_SEQUENCES,
+        "official": len(numbers) == NUM_SEQUENCES and _is_official(first.env_id, first.versions),
         "summary": chain_summary(counts),
         "subtasks": subtask_counts(counts, chains),
         "chains": [
@@ -116,6 +126,10 @@ def summarize_challenge(
     if out is not None:
         write_json(Path(out), content)
     return content
+
+
+def _is_official(env_id: str, versions: Mapping[str, str]) -> bool:
+    return env_id == "calvin:D" and all(versions.get(k) == v for k, v in _REQUIRED.items())
 
 
 def _require_same(path: Path | str, result: EvaluationResult, first: EvaluationResult) -> None:

@@ -131,13 +131,13 @@ class ManiSkillBatch:
         """
         mask = self._reset_mask(options)
         seeds = self._checked_seeds(seed)
-        if not self._last and not mask.all():
-            raise ValueError("Expected the first reset to be of all environments of a batch.")
         if mask.any():
             self._seeds = np.where(mask, seeds, self._seeds)
-            rows = torch.as_tensor(np.flatnonzero(mask), device=self.device)
+            # The first time all of them: the rows outside the mask have nothing to show yet.
+            whole = mask.all() or not self._last
+            rows = torch.as_tensor(np.flatnonzero(mask | whole), device=self.device)
             self.env.reset(seed=self._seeds.tolist(), options={"env_idx": rows})
-            if mask.all():
+            if whole:
                 self._forget_contacts()
             chosen = torch.as_tensor(mask, device=self.device)
             self._ended &= ~chosen

@@ -28,6 +28,9 @@ __all__ = ["RoboTwinBackend", "Settings"]
 
 SAVE_FREQ = 15
 """Physics steps between two frames of a demonstration."""
+STRIDE = 1_000_000
+"""Between the scenes that are tried for one seed. The next seed's is not among them: two seeds that
+played the same scene would count as two trials."""
 _ABSENT_ON_CPU = ("open3d", "curobo", "mplib", "pytorch3d")
 
 
@@ -141,9 +144,9 @@ class RoboTwinBackend:
         }
 
     def reset(self, seed: int) -> dict[str, Any]:
-        """Start the episode of ``seed``, or of the first usable one after it."""
+        """Start the episode of ``seed``, or of the first usable one of those kept for it."""
         last: Exception | None = None
-        for candidate in range(seed, seed + self._settings.max_seed_tries):
+        for candidate in range(seed, seed + self._settings.max_seed_tries * STRIDE, STRIDE):
             try:
                 passed, info = self._rehearse(candidate)
                 if not passed:
@@ -158,7 +161,7 @@ class RoboTwinBackend:
             self._elapsed, self._ended = 0, False
             return self._observe()
         raise BenchAdaptersError(
-            f"robotwin:{self._settings.task} found no usable scene from seed {seed} on in "
+            f"robotwin:{self._settings.task} found no usable scene for seed {seed} in "
             f"{self._settings.max_seed_tries} tries; the last one: {last}"
         ) from last
 
