@@ -91,12 +91,28 @@ def test_fit_validate_predict(run, tmp_path, capsys, caplog):
     assert model.feature_shape == (16, 24)
     run("validate", "--config", "config.yaml", "--ckpt_path", "checkpoints/last.ckpt")
     assert "val/order_accuracy" in capsys.readouterr().out
-    run("predict", "--config", "config.yaml", "--ckpt_path", "checkpoints/last.ckpt")
+    run("predict", "--config", "config.yaml", "--ckpt_path", "last")
     header, *rows = (tmp_path / "predictions.csv").read_text().splitlines()
     assert header == "episode_index,frame_index,progress"
     cells = torch.tensor([[float(cell) for cell in row.split(",")] for row in rows])
     assert cells[:, 0].unique().tolist() == list(range(8))
     assert ((cells[:, 2] >= 0) & (cells[:, 2] <= 1)).all()
+
+
+@pytest.mark.filterwarnings("default:.*no last checkpoint available")  # as outside of tests
+@pytest.mark.parametrize("command", ["validate", "test", "predict", "report"])
+@pytest.mark.parametrize("path", [[], ["--ckpt_path", "last"]])
+def test_without_a_checkpoint_nothing_is_overwritten(run, tmp_path, command, path):
+    report = "    - class_path: value_models.callbacks.ReportWriter\n"
+    with (tmp_path / "config.yaml").open("a") as config:
+        config.write(f"{report}      init_args: {{path: report.html}}\n")
+    good = [tmp_path / "predictions.csv", tmp_path / "report.html"]
+    for file in good:
+        file.write_text("good")
+    message = "no last checkpoint available" if path else f"`value-models {command}` got no `--ckpt"
+    with pytest.raises(SystemExit, match=message):
+        run(command, "--config", "config.yaml", *path)
+    assert [file.read_text() for file in good] == ["good", "good"]
 
 
 WINDOWS = """

@@ -43,6 +43,41 @@ def test_saving_again_replaces_the_folder_and_leaves_nothing_else(tmp_path):
     assert not (tmp_path / "model" / "stray").exists()
 
 
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"last.ckpt": "weights"},
+        {"config.json": '{"model_type": "other"}'},
+        {"config.json": "{"},
+        {"config.json": "[]"},
+    ],
+)
+def test_saving_never_replaces_anything_else(tmp_path, files):
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    with pytest.raises(FileExistsError, match=f"{tmp_path}.*saved _Small.*choose another folder"):
+        save_folder(_Small(), tmp_path)
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == files
+    with pytest.raises(FileExistsError, match=r"saved _Small.*choose another folder"):
+        save_folder(_Small(), tmp_path / next(iter(files)))
+
+
+def test_an_empty_folder_is_filled(tmp_path):
+    save_folder(_Small(), tmp_path)
+    assert _Small.from_pretrained(tmp_path).linear.in_features == 3
+
+
+def test_a_model_of_no_type_is_never_replaced(tmp_path):
+    class Untyped:
+        def save_pretrained(self, folder):
+            folder.mkdir()
+            (folder / "config.json").write_text("{}")
+
+    save_folder(Untyped(), tmp_path / "model")
+    with pytest.raises(FileExistsError, match="saved Untyped"):
+        save_folder(Untyped(), tmp_path / "model")
+
+
 def test_another_class_is_refused(tmp_path):
     save_folder(_Other(), tmp_path / "model")
     with pytest.raises(ValueError, match="type 'other', but _Small loads 'small'"):

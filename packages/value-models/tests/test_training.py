@@ -136,6 +136,14 @@ def test_another_run_in_the_folder_is_refused(tmp_path):
     assert (tmp_path / "last.ckpt").read_bytes() == before
 
 
+def test_a_foreign_model_folder_is_refused_before_training(tmp_path):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "notes.txt").touch()
+    with pytest.raises(FileExistsError, match=r"model' exists and is not known to be a saved"):
+        _fit(tmp_path)
+    assert not (tmp_path / "last.ckpt").exists()
+
+
 def test_broken_checkpoint_is_named(tmp_path):
     _fit(tmp_path, max_epochs=1)
     path = tmp_path / "last.ckpt"

@@ -182,7 +182,7 @@ model:
 @pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty")
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 def test_is_trained_and_used_from_the_command_line(write_config, tmp_path, monkeypatch, caplog):
-    pytest.importorskip("peft", reason="needs the extra [lora]")
+    peft = pytest.importorskip("peft", reason="needs the extra [lora]")
     write_config(CONFIG)
     letters = types.ModuleType("letters")
     letters.LetterInputs = LetterInputs
@@ -201,6 +201,13 @@ def test_is_trained_and_used_from_the_command_line(write_config, tmp_path, monke
     header, *rows = (tmp_path / "predictions.csv").read_text().splitlines()
     assert header == "episode_index,frame_index,progress"
     assert {row.split(",")[0] for row in rows} == {"0", "1", "2", "3"}
+    backbone = peft.PeftModel.from_pretrained(_backbone(), tmp_path / "model" / "backbone")
+    model = VisionLanguageProgressModel.from_pretrained(tmp_path / "model", backbone, _prepare)
+    frames, task = (make_episodes(4)[0][key] for key in ("observation.images.hand", "task"))
+    frames = torch.from_numpy(frames).unsqueeze(0)
+    progress = model.compute_progress({"observation.images.hand": frames, "task": [task]})
+    written = torch.tensor([float(row.split(",")[2]) for row in rows if row[0] == "0"])
+    torch.testing.assert_close(progress[0], written, rtol=0, atol=1e-4)
 
 
 def test_the_shell_needs_frames():

@@ -232,11 +232,23 @@ def test_bad_configurations_are_named(name, change, error, message):
         _module(name, **change).loss(next(iter(_loader(4))))
 
 
-def test_estimator_needs_primitives():
+def _loss_without_primitives(name, **changes):
+    module = _module(name, **changes)
+    module.log = lambda *args, **kwargs: None
     batch = next(iter(_loader(4)))
     del batch["primitive"]
-    with pytest.raises(KeyError, match="Expected 'primitive' in the episodes"):
-        _module("primitive").loss(batch)
+    return module.loss(batch)
+
+
+@pytest.mark.parametrize("name", ["primitive", "sarm2"])
+def test_training_an_estimator_needs_primitives(name):
+    with pytest.raises(KeyError, match=r"Expected 'primitive' in the episodes.*`joint` false"):
+        _loss_without_primitives(name)
+
+
+@pytest.mark.parametrize("changes", [{"joint": False}, {"network": {"use_estimator": False}}])
+def test_nothing_else_needs_primitives(changes):
+    assert _loss_without_primitives("sarm2", **changes).isfinite()
 
 
 @pytest.mark.parametrize("name", ["rewind", "sarm2"])

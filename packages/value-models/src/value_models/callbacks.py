@@ -13,7 +13,7 @@ from lightning.pytorch.callbacks import BasePredictionWriter
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.utilities import rank_zero_info
 
-from value_models.pretrained import PretrainedModule, save_folder
+from value_models.pretrained import Exportable, check_replaceable, save_folder
 from value_models.sharding import whole_model
 
 
@@ -36,16 +36,26 @@ class ExportModel(Callback):
     """Saves ``module.model`` as a model folder when training ends.
 
     Args:
-        folder: Where to; an existing folder is replaced.
+        folder: Where to; a saved model of the same type is replaced.
     """
 
     def __init__(self, folder: str) -> None:
         self.folder = folder
 
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Refuse, before it is trained, a model that cannot be saved or not to this folder."""
+        model = getattr(pl_module, "model", None)
+        if not isinstance(model, Exportable):
+            raise ValueError(  # noqa: TRY004 - the command line prints it as one line
+                f"`ExportModel` cannot save the {type(model).__name__} of "
+                f"{type(pl_module).__name__}: it has no `save_pretrained`; remove the callback."
+            )
+        check_replaceable(model, self.folder)
+
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save on the first rank."""
         model = whole_model(pl_module)
-        if trainer.is_global_zero and isinstance(model, PretrainedModule):
+        if trainer.is_global_zero:
             save_folder(model, self.folder)
 
 

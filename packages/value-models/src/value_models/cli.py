@@ -29,7 +29,8 @@ options:
 example:
   value-models config feat2go > feat2go.yaml
   value-models fit --config feat2go.yaml --data.episodes.init_args.root demos
-  value-models predict --config feat2go.yaml --ckpt_path LAST_CKPT
+  value-models predict --config feat2go.yaml --data.episodes.init_args.root demos \\
+      --ckpt_path runs/feat2go/version_0/checkpoints/last.ckpt
 """
 
 
@@ -46,7 +47,7 @@ def main() -> None:
                 print(stock_config(*(sys.argv[2:3] or ["feat2go"])), end="")
             else:
                 _run_lightning()
-        except (ValueError, OSError, KeyError) as error:
+        except (ValueError, OSError, KeyError, UserWarning) as error:
             # Broken input, not a broken program: the message says what to do.
             text = error.args[0] if isinstance(error, KeyError) else error
             sys.exit(f"value-models: {text}")
@@ -67,6 +68,11 @@ def _run_lightning() -> None:
     # The features are in memory: workers would only copy them.
     warnings.filterwarnings("ignore", ".*does not have many workers.*")
 
+    command = sys.argv[1]
+    if command != "fit":
+        # As with no path at all: random weights would write over what good ones gave.
+        warnings.filterwarnings("error", ".*there is no last checkpoint available")
+
     register()
 
     class ProgressCLI(LightningCLI):
@@ -76,13 +82,19 @@ def _run_lightning() -> None:
                     f"data.{name}", f"model.init_args.{name}", apply_on="instantiate"
                 )
 
+        def before_instantiate_classes(self) -> None:
+            if command != "fit" and self.config[self.subcommand].ckpt_path is None:
+                raise ValueError(
+                    f"`value-models {command}` got no `--ckpt_path` and would use random weights; "
+                    "name the checkpoint that `fit` wrote."
+                )
+
         def before_test(self) -> None:
             callbacks: list[Any] = getattr(self.trainer, "callbacks")  # noqa: B009 - untyped
-            if is_report and not any(isinstance(c, ReportWriter) for c in callbacks):
+            if command == "report" and not any(isinstance(c, ReportWriter) for c in callbacks):
                 raise ValueError("Expected `value_models.callbacks.ReportWriter` in the callbacks.")
 
-    is_report = sys.argv[1] == "report"
-    if is_report:  # a test, after which the callback writes the report
+    if command == "report":  # a test, after which the callback writes the report
         sys.argv[1] = "test"
     ProgressCLI(
         LightningModule,

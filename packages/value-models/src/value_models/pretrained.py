@@ -5,7 +5,7 @@ import os
 import shutil
 import tempfile
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Protocol, Self, runtime_checkable
 
 from huggingface_hub import PyTorchModelHubMixin, hf_hub_download
 from safetensors import SafetensorError
@@ -116,9 +116,48 @@ class PretrainedModule(nn.Module, PyTorchModelHubMixin):
             )
 
 
-def save_folder(model: PretrainedModule, folder: str | os.PathLike[str]) -> Path:
-    """Save a model so that ``folder`` is complete whenever it exists; an old one is replaced."""
+@runtime_checkable
+class Exportable(Protocol):
+    """A model that saves itself to a folder.
+
+    A ``model_type`` that it has and writes to the JSON file ``config_name`` (``config.json`` if it
+    names none) tells the folders that hold such a model.
+    """
+
+    def save_pretrained(self, folder: Path, /) -> Any:
+        """Save to a folder that does not exist."""
+
+
+def check_replaceable(model: Exportable, folder: str | os.PathLike[str]) -> None:
+    """Make sure that saving a model to ``folder`` deletes nothing but another of its kind.
+
+    Raises:
+        FileExistsError: Unless ``folder`` is missing, empty or holds a model of the same type.
+    """
     folder = Path(folder)
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        return
+    try:
+        config = json.loads((folder / getattr(model, "config_name", CONFIG_NAME)).read_text())
+    except (OSError, ValueError):
+        config = None
+    wanted = getattr(model, "model_type", None)
+    found = config.get("model_type") if isinstance(config, dict) else None
+    if wanted is None or found != wanted:
+        raise FileExistsError(
+            f"{str(folder)!r} exists and is not known to be a saved {type(model).__name__}, which "
+            "would replace it; choose another folder or delete it."
+        )
+
+
+def save_folder(model: Exportable, folder: str | os.PathLike[str]) -> Path:
+    """Save a model so that ``folder`` is complete whenever it exists; an old one is replaced.
+
+    Raises:
+        FileExistsError: If ``folder`` holds anything but a model of the same type.
+    """
+    folder = Path(folder)
+    check_replaceable(model, folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as temporary:
         fresh, stale = Path(temporary, "fresh"), Path(temporary, "stale")

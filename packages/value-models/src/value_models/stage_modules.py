@@ -113,7 +113,8 @@ class GatedModule(WindowModule):
 
     Args:
         estimator_folder: Saved `PrimitiveEstimator` to begin with.
-        joint: Train the estimator too, by its own loss and by the decoder's.
+        joint: Train the estimator too, by its own loss, which needs ``primitive`` in the episodes,
+            and by the decoder's.
         estimator_weight: Weight of the estimator's loss if joint.
         auxiliary: Weight of the three routing terms together.
         balance: Weight of the Switch balance loss.
@@ -152,7 +153,7 @@ class GatedModule(WindowModule):
         """Squared error of progress, routing terms and the estimator's loss."""
         out: GatedOutput = self.model(batch)
         loss = progress_loss(out.progress, batch) + self._routing_loss(out, batch)
-        if self.hparams["joint"] and out.estimate is not None and "primitive" in batch:
+        if self.hparams["joint"] and out.estimate is not None:
             label = newest_primitive(batch, self.model.num_frames)
             estimate = primitive_loss(out.estimate, label, group_weight=1.0)
             loss = loss + self.hparams["estimator_weight"] * estimate
@@ -177,7 +178,10 @@ class GatedModule(WindowModule):
 def newest_primitive(batch: ProgressBatch, num_frames: int) -> Tensor:
     """Label of the newest frame of each window, before any rewinding."""
     if "primitive" not in batch:
-        raise KeyError("Expected 'primitive' in the episodes: the estimator learns from it.")
+        raise KeyError(
+            "Expected 'primitive' in the episodes: the estimator learns from it. Record it, or "
+            "train a `GatedModule` with `joint` false or `use_estimator` false in its `network`."
+        )
     label: Tensor = batch["primitive"][:, num_frames]
     return label
 

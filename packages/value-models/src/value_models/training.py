@@ -24,7 +24,7 @@ from value_models.callbacks import AtomicCheckpointIO
 from value_models.data import ProgressDataModule
 from value_models.evaluation import Evaluation, evaluate_encoded
 from value_models.module import ProgressModule
-from value_models.pretrained import save_folder
+from value_models.pretrained import check_replaceable, save_folder
 from value_models.progress_model import DistributionalProgressModel
 from value_models.types import FrameEncoder, ProgressEpisode
 
@@ -88,6 +88,7 @@ def fit_progress_model(
     Raises:
         ValueError: If episodes or labels are broken, or ``out_dir`` holds a run with other
             arguments or labels, or an unreadable checkpoint.
+        FileExistsError: If ``out_dir/model`` holds anything but such a model.
     """
     if max_epochs < 1:
         raise ValueError(f"Expected `max_epochs` of at least 1, got {max_epochs}.")
@@ -126,6 +127,7 @@ def fit_progress_model(
             seed=seed,
             **model_options,
         )
+        check_replaceable(module.model, out_dir / MODEL_FOLDER)
         _fit(module, data, out_dir, checkpoint, max_epochs=max_epochs, progress_bar=progress_bar)
     fit_s = time.perf_counter() - start
     model = module.model.cpu().eval().attach_encoder(encoder)

@@ -5,7 +5,7 @@ import os
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from jaxtyping import Float, UInt8
@@ -23,10 +23,8 @@ PrepareInputs = Callable[[UInt8[Tensor, "b h w 3"], Sequence[str]], Mapping[str,
 ``attention_mask`` (b, n) of its tokens: its processor and prompt."""
 
 LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj")
-CONFIG_NAME = "value_config.json"
 HEAD_NAME = "value_head.safetensors"
 BACKBONE_FOLDER = "backbone"
-MODEL_TYPE = "vision_language_progress"
 
 
 class VisionLanguageProgressModel(nn.Module):
@@ -46,6 +44,9 @@ class VisionLanguageProgressModel(nn.Module):
     Source: Feat2Go, arXiv 2605.30795 (Qwen3-VL-4B-Instruct, 201 bins); the order of the head's
     layers is ours.
     """
+
+    model_type: ClassVar[str] = "vision_language_progress"
+    config_name: ClassVar[str] = "value_config.json"
 
     def __init__(
         self,
@@ -153,13 +154,13 @@ class VisionLanguageProgressModel(nn.Module):
         if folder.exists():
             raise FileExistsError(f"{str(folder)!r} exists; choose another folder or delete it.")
         folder.parent.mkdir(parents=True, exist_ok=True)
-        settings = {"model_type": MODEL_TYPE, "camera": self.camera, "num_bins": self.num_bins}
+        settings = {"model_type": self.model_type, "camera": self.camera, "num_bins": self.num_bins}
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as fresh:
             made = Path(fresh, "made")
             backbone: Any = self.backbone
             backbone.save_pretrained(made / BACKBONE_FOLDER)
             save_model(self.head, str(made / HEAD_NAME))
-            (made / CONFIG_NAME).write_text(json.dumps(settings, indent=2) + "\n")
+            (made / self.config_name).write_text(json.dumps(settings, indent=2) + "\n")
             made.rename(folder)
 
     @classmethod
@@ -178,9 +179,9 @@ class VisionLanguageProgressModel(nn.Module):
             ValueError: If the folder holds another model.
         """
         folder = Path(folder)
-        path = folder / CONFIG_NAME
+        path = folder / cls.config_name
         settings = json.loads(path.read_text()) if path.exists() else {}
-        if settings.pop("model_type", None) != MODEL_TYPE:
+        if settings.pop("model_type", None) != cls.model_type:
             raise ValueError(f"{str(folder)!r} holds no {cls.__name__}.")
         model = cls(backbone, prepare, **settings)
         load_model(model.head, str(folder / HEAD_NAME))

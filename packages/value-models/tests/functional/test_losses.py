@@ -33,6 +33,19 @@ def test_matches_a_loop(sigma_bins):
     assert loss.item() == pytest.approx(_reference(logits, target, sigma_bins))
 
 
+@pytest.mark.parametrize("sigma_bins", [None, 0.75])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_does_not_smear_the_targets(sigma_bins, dtype):
+    logits = torch.randn(50, 201).to(dtype).requires_grad_()
+    target = torch.rand(50)
+    loss = distributional_cross_entropy(logits, target, sigma_bins=sigma_bins)
+    exact = distributional_cross_entropy(logits.float(), target, sigma_bins=sigma_bins)
+    assert loss.dtype == torch.float32
+    assert torch.equal(loss, exact)
+    loss.backward()
+    assert logits.grad.dtype == dtype
+
+
 def test_gradient():
     logits = torch.randn(2, 3, 7, dtype=torch.float64, requires_grad=True)
     target = torch.tensor([[0.1, torch.nan, 1.0], [0.5, 0.0, torch.nan]], dtype=torch.float64)

@@ -30,11 +30,13 @@ def distributional_cross_entropy(
         count: Number to divide by in place of the known targets; see `masked_mean`.
 
     Returns:
-        Scalar in nats; a differentiable 0 if no target is known.
+        Scalar in nats, in float32 or better; a differentiable 0 if no target is known.
 
     Source: Feat2Go (arXiv 2605.30795) trains a 201-bin head and leaves the loss open; this is the
     classification loss of arXiv 2403.03950.
     """
+    # In half precision the targets' own rounding would be as wide as the bins.
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     known = target.isfinite()
     # `where` before the encoding: a NaN multiplied by 0 afterwards would still poison the gradient.
     filled = torch.where(known, target, torch.full_like(target, low)).to(logits.dtype)
