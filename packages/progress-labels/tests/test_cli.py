@@ -112,3 +112,6 @@ def test_one_video_with_a_picture_of_its_goal(root, tmp_path, monkeypatch, capsy
     assert labels[0].progress[0] == labels[0].progress.max()  # the goal is its first frame
     _run(monkeypatch, "label", tmp_path / "set" / "videos")
     assert (tmp_path / "set" / "videos" / "feat2go_progress.parquet").exists()
+    for option in (["--camera", "base"], ["--failures", "reference"], ["--common-stages"]):
+        with pytest.raises(SystemExit, match=r"Expected .*videos"):
+            _run(monkeypatch, "label", video, "--overwrite", *option)

@@ -72,6 +72,20 @@ def test_without_optional_columns_episodes_are_demonstrations(root):
     assert dataset[2]["state"].shape == dataset[2]["action"].shape == (28, 0)
 
 
+@pytest.mark.parametrize("kind", [pa.bool_(), pa.int64(), pa.float32()])
+def test_nulls_report_no_success(root, kind):
+    def forget(table):
+        # The first says nothing before frame 23; the second and the third say nothing at all.
+        values = [None] * 23 + [True] * 5 + [None] * 28 + [False] * 14 + [None] * 14
+        column = pa.array(values, pa.bool_()).cast(kind)
+        return table.set_column(table.column_names.index("next.success"), "next.success", column)
+
+    _rewrite(root / "data/chunk-000/file-000.parquet", forget)
+    dataset = EpisodeDataset(root)
+    assert [dataset.completion(n) for n in range(3)] == [23, None, None]
+    assert [episode["success"] for episode in dataset] == [True, False, False]
+
+
 def test_full_camera_key_and_unknown_camera(source):
     assert EpisodeDataset(source, camera="observation.images.wrist").camera == "wrist"
     with pytest.raises(DatasetError, match=r"No camera 'top' .* \['base', 'wrist'\]"):

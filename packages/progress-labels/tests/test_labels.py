@@ -1,6 +1,7 @@
 import json
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -79,6 +80,26 @@ def test_frame_rate_does_not_change_the_stages():
     assert np.abs(labels.stage - truth.repeat(10)).mean() < 0.1
 
 
+@pytest.mark.parametrize("frames_per_stage", [8, 9, 10, 12, 17])
+@pytest.mark.parametrize("rule", ["collapsed", "reanchored"])
+def test_sampling_keeps_the_most_stages_at_any_length(frames_per_stage, rule):
+    """72 frames sampled to 36, as by every second one, have no room for 8 stages of 6."""
+    features, truth = make_staged_features(num_stages=8, frames_per_stage=frames_per_stage)
+    labels = label_episode(features, config=LabelConfig(rule=rule, max_frames=64))
+    assert labels.num_stages == 8
+    assert labels.stage[-1] == 7
+    assert labels.progress[-1] == 1.0
+    found, true = np.flatnonzero(np.diff(labels.stage)), np.flatnonzero(np.diff(truth))
+    assert abs(found - true).max() <= np.ceil(len(features) / 64)
+
+
+def test_one_more_frame_than_sampled_changes_next_to_nothing():
+    features, truth = make_staged_features(num_stages=8, frames_per_stage=8)
+    longer = label_episode(torch.cat([features[:1], features]))
+    assert label_episode(features).num_stages == longer.num_stages == 8
+    assert abs(longer.stage[1:] - truth).sum() <= 7  # each boundary within a frame
+
+
 def test_static_and_single_frame_episodes():
     still = label_episode(torch.ones(9, 4, 8))
     assert still.num_stages == 1
@@ -96,6 +117,9 @@ def test_bad_episodes_and_settings_are_named():
         LabelConfig(window=1)
     with pytest.raises(ValueError, match="`max_frames` ≥ 2, got 0"):
         LabelConfig(max_frames=0)
+    for lengths in ({"min_length": 0}, {"max_stages": 0}, {"min_fraction": 1.5}):
+        with pytest.raises(ValueError, match=r"`min_fraction` in \[0, 1\], got (0|None|\d), "):
+            LabelConfig(**lengths)
     with pytest.raises(ValueError, match=r"`beta` ≥ 0, got -1"):
         label_episode(features, config=LabelConfig(beta=-1.0))
     with pytest.raises(ValueError, match=r"`beta` ≥ 0, None or 'calibrated', got 'auto'"):
@@ -187,6 +211,21 @@ def test_labeled_episodes_join_frames_and_labels(root, encoder):
         np.testing.assert_array_equal(episode["progress"].numpy(), labels[number].progress)
         assert episode["progress"].dtype == torch.float32
         assert episode["stage"].tolist() == labels[number].stage.tolist()
+
+
+def test_an_episode_without_frames_is_left_out_of_the_labelled_ones(root, encoder):
+    meta = root / "meta/episodes/chunk-000/file-000.parquet"
+    table = pq.read_table(meta)
+    column = table.column_names.index("length")
+    pq.write_table(table.set_column(column, "length", pa.array([54, 0, 54])), meta)
+    labels = read_labels(label_dataset(root, encoder, progress_bar=False))
+    episodes = LabeledEpisodes(root)
+    assert len(episodes) == 2
+    assert [episode["episode_index"] for episode in episodes] == [0, 2]
+    assert episodes[-1]["episode_index"] == 2
+    np.testing.assert_array_equal(episodes[0]["progress"].numpy(), labels[0].progress)
+    with pytest.raises(IndexError):
+        episodes[2]
 
 
 def test_labels_of_another_dataset_are_refused(root, encoder, tmp_path):

@@ -78,6 +78,8 @@ def test_shards_of_different_settings_do_not_merge(root, encoder):
         merge_shards(root / "meta")
     with pytest.raises(ValueError, match=r"`shard` in 0 … 1, got 2"):
         label_dataset(root, encoder, progress_bar=False, shard=(2, 2))
+    with pytest.raises(ValueError, match=r"no `compat` with `shard`, got 'sarm': .*merge --compat"):
+        label_dataset(root, encoder, progress_bar=False, shard=(0, 2), compat="sarm")
     common = LabelConfig(common_stages=True)
     with pytest.raises(ValueError, match="all episodes at once"):
         label_dataset(root, encoder, progress_bar=False, shard=(0, 2), config=common)

@@ -10,7 +10,7 @@ import torch
 from progress_labels.dataset import EpisodeDataset
 from progress_labels.encoders import load_encoder
 from progress_labels.errors import DatasetError
-from progress_labels.labels import label_dataset, read_labels, read_problems
+from progress_labels.labels import LabelConfig, label_dataset, read_labels, read_problems
 from progress_labels.testing import make_dataset, make_frames
 from progress_labels.videos import find_videos, label_video, label_videos, read_video
 
@@ -101,6 +101,17 @@ def test_a_folder_of_videos_is_labelled_and_a_broken_one_named(tmp_path, encoder
         label_videos(paths[2:], encoder, tmp_path / "none.parquet")
     with pytest.raises(DatasetError, match="holds no video"):
         find_videos(tmp_path / "videos" / "none")
+
+
+@pytest.mark.parametrize("config", [{"failures": "reference"}, {"common_stages": True}])
+def test_settings_that_only_a_dataset_has_are_refused(tmp_path, encoder, config):
+    frames, config = make_frames(num_stages=1), LabelConfig(**config)
+    _write(tmp_path / "0.mp4", frames)
+    with pytest.raises(ValueError, match=r"`failures` 'unknown' and `common_stages` False for v"):
+        label_videos([tmp_path / "0.mp4"], encoder, tmp_path / "labels.parquet", config=config)
+    assert not (tmp_path / "labels.parquet").exists()
+    with pytest.raises(ValueError, match=r", got 'reference' and False|, got 'unknown' and True"):
+        label_video(frames, encoder, config=config)
 
 
 def test_a_goal_picture_tells_whether_a_video_gets_there(encoder):

@@ -42,6 +42,34 @@ def test_long_episodes_are_thinned_and_their_stages_spread_over_all_frames():
         assert (abs(true - found) / (true[0] + 1) < 0.25).all()
 
 
+def _brief_rests(frames, at):
+    """A scene that slows to 0.3 of its speed, for about a fiftieth of the episode each time."""
+    time = np.linspace(0.0, 1.0, 10 * frames)
+    speed = 1.0 - 0.7 * sum(np.exp(-(((time - share) / 0.012) ** 2)) for share in at)
+    x = np.cumsum(speed)[::10] / len(time)
+    path = np.stack([x, x**2, np.sin(4.0 * x)], axis=1)
+    return torch.from_numpy(path[:, None].astype(np.float32))
+
+
+@pytest.mark.parametrize("frames", [126, 129, 160, 190, 255])
+@pytest.mark.parametrize("at", [(0.3, 0.7), (0.3, 0.36, 0.7)])
+def test_brief_rests_are_found_at_any_frame_rate_and_no_others(frames, at):
+    stages = _stages([_brief_rests(frames + n, at) for n in range(3)])
+    for number, stage in stages.items():
+        ends = np.flatnonzero(np.diff(stage)) / (frames + number)
+        np.testing.assert_allclose(ends, at, atol=0.012)
+
+
+@pytest.mark.parametrize("config", [{"min_length": 16}, {"min_fraction": 0.25}])
+def test_common_stages_have_the_least_length_that_is_set(config):
+    features, _ = _episodes(slower=4)
+    assert min(np.bincount(_stages(features)[0])) < 0.1 * len(features[0])  # a pause is a stage
+    stages = _stages(features, LabelConfig(**config))
+    for stage in stages.values():
+        assert stage[-1] == 2
+        assert min(np.bincount(stage)) > 0.24 * len(stage)  # 16 of 64 frames, less one of 128
+
+
 def test_episodes_that_cannot_be_read_are_left_out():
     features, _ = _episodes()
     ends = {n: len(f) - 1 for n, f in enumerate(features)}

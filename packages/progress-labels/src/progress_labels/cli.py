@@ -45,7 +45,8 @@ class Label:
     batch_frames: int = 64
     """Frames encoded at once."""
     compat: Literal["sarm"] | None = None
-    """'sarm' also writes sarm_progress.parquet, which LeRobot's RA-BC finds by itself."""
+    """'sarm' also writes sarm_progress.parquet, which LeRobot's RA-BC finds by itself; of shards,
+    `merge --compat` does."""
     overwrite: bool = False
     """Replace existing label files."""
     shard: str | None = None
@@ -97,8 +98,6 @@ class Label:
             "--compat": self.compat is not None,
             "--shard": self.shard is not None,
             "--cache": self.cache is not None,
-            "--failures": self.config.failures != "unknown",
-            "--common-stages": self.config.common_stages,
         }
         unread = [name for name, present in given.items() if present]
         if videos and unread:

@@ -137,12 +137,14 @@ class EpisodeDataset(Sequence[Episode]):
     def completion(self, position: int) -> int | None:
         """Return the frame at which the task was first done, None for a failed episode.
 
-        A dataset without ``next.success`` holds demonstrations: done at the last frame.
+        A dataset without ``next.success`` holds demonstrations: done at the last frame. A null in
+        that column reports no success.
         """
         files = self._files[position]
         if _SUCCESS not in self._columns:
             return files.length - 1
-        done = np.flatnonzero(column_matrix(self._rows(files, [_SUCCESS]), _SUCCESS)[:, 0])
+        success = column_matrix(self._rows(files, [_SUCCESS]), _SUCCESS)[:, 0]
+        done = np.flatnonzero(success == 1.0)  # NaN, as nulls are read, would count as true
         return int(done[0]) if len(done) else None
 
     def _rows(self, files: EpisodeFiles, columns: list[str]) -> pa.Table:

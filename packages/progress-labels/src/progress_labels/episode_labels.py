@@ -27,6 +27,9 @@ from progress_labels.types import EpisodeLabels
 
 GOAL_RADIUS = 2
 """Frames before and after a subgoal over which it is averaged, if denoised."""
+MIN_LENGTH = 6
+"""Least sampled frames of a stage, unless set or a rest ends it."""
+_MIN_FRACTION = 0.05
 _RULES = ("collapsed", "literal", "reanchored", "change_points")
 
 
@@ -38,15 +41,17 @@ class LabelConfig:
     """Sampled frames per slope window."""
     alpha: float = 0.7
     """A stage starts where the slope exceeds alpha times the mean slope."""
-    min_length: int = 6
-    """Least sampled frames of a stage."""
-    min_fraction: float = 0.05
-    """Least share of the episode of a stage, in [0, 1]."""
+    min_length: int | None = None
+    """Least sampled frames of a stage, ≥ 1; 6 when None. Common stages that end in rests are
+    sampled up to twice as finely, and have at least 4 of those samples when None."""
+    min_fraction: float | None = None
+    """Least share of the episode of a stage, in [0, 1]; when None 0.05, and 0 for common stages
+    that end in rests."""
     max_stages: int = 8
     """Most stages of an episode."""
     max_frames: int = 64
-    """Longer episodes are sampled down to about this many frames to find stages, so that a window
-    spans the same share of a movement at any frame rate."""
+    """Longer episodes are sampled down to this many frames, evenly, to find stages, so that a
+    window spans the same share of a movement at any frame rate."""
     beta: float | Literal["calibrated"] | None = None
     """Sensitivity to feature distance, ≥ 0; 1/D when None. ``"calibrated"`` sets it per episode
     (`calibrated_beta`): for features of another scale than about 1. It suits moving cameras; where
@@ -86,7 +91,9 @@ class LabelConfig:
             raise ValueError(
                 f"Expected `alpha` > 0 and `min_rest` > 0, got {self.alpha} and {self.min_rest}."
             )
-        if self.min_length < 1 or self.max_stages < 1 or not 0.0 <= self.min_fraction <= 1.0:
+        shortest = 1 if self.min_length is None else self.min_length
+        share = 0.0 if self.min_fraction is None else self.min_fraction
+        if shortest < 1 or self.max_stages < 1 or not 0.0 <= share <= 1.0:
             raise ValueError(
                 "Expected `min_length` ≥ 1, `max_stages` ≥ 1 and `min_fraction` in [0, 1], got "
                 f"{self.min_length}, {self.max_stages} and {self.min_fraction}."
@@ -217,26 +224,26 @@ def _beta(active: Tensor, config: LabelConfig) -> float:
 def _sampled_stages(
     active: Tensor, curve: Float[np.ndarray, " t"], beta: float, config: LabelConfig
 ) -> NDArray[np.int64]:
-    """Find stages on every k-th frame counted from the last one, and spread them to all frames."""
-    stride = -(-len(curve) // config.max_frames)
-    offset = (len(curve) - 1) % stride
-    thinned = curve[offset::stride]
+    """Find stages on frames spread evenly, and give each frame the stage of the nearest one."""
+    last = len(curve) - 1
+    chosen = np.unique(np.linspace(0, last, min(config.max_frames, last + 1)).round().astype(int))
+    thinned = curve[chosen]
+    shortest = config.min_length or MIN_LENGTH
     rule: Any = {
         "window": config.window,
-        "min_length": config.min_length,
+        "min_length": shortest,
         "max_stages": config.max_stages,
     }
-    shares: Any = {"alpha": config.alpha, "min_fraction": config.min_fraction}
+    share = _MIN_FRACTION if config.min_fraction is None else config.min_fraction
+    shares: Any = {"alpha": config.alpha, "min_fraction": share}
     if config.rule == "reanchored":
         radius = 1 if config.denoise else 0
-        frames = active[offset::stride]
+        frames = active[torch.from_numpy(chosen)]
         sampled = reanchored_stages(frames, beta=beta, radius=radius, **rule, **shares).numpy()
     elif config.rule == "change_points":
-        sampled = change_point_stages(
-            thinned, min_length=config.min_length, max_stages=config.max_stages
-        )
+        sampled = change_point_stages(thinned, min_length=shortest, max_stages=config.max_stages)
     else:
         sampled = trend_stages(thinned, rule=config.rule, **rule, **shares)
-    nearest = np.round((np.arange(len(curve)) - offset) / stride).astype(int)
-    stage: NDArray[np.int64] = sampled[np.clip(nearest, 0, len(sampled) - 1)]
+    halfway = 0.5 * (chosen[1:] + chosen[:-1])
+    stage: NDArray[np.int64] = sampled[np.searchsorted(halfway, np.arange(len(curve)))]
     return stage

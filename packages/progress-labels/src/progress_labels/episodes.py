@@ -18,6 +18,7 @@ class LabeledEpisodes(Sequence[dict[str, Any]]):
     Each item is a dict: ``observation.images.<camera>`` uint8 ``(t, h, w, 3)`` RGB; ``task`` str;
     ``episode_index`` int; ``success`` bool; ``progress`` float32 ``(t,)`` in [0, 1], NaN where it
     is not known; ``stage`` int64 ``(t,)``, −1 where it is not known. Frames are decoded on access.
+    Episodes without frames are left out; ``episode_index`` keeps the dataset's numbers.
 
     Args:
         root: Root folder of the dataset.
@@ -34,8 +35,10 @@ class LabeledEpisodes(Sequence[dict[str, Any]]):
         self.dataset = EpisodeDataset(root, camera=camera)
         path = self.dataset.root / LABEL_FILE if labels is None else Path(labels)
         self._labels = read_labels(path)
-        for position in range(len(self.dataset)):
-            files = self.dataset.files(position)
+        self._positions: list[int] = []
+        for position, files in enumerate(self.dataset.all_files()):
+            if files.length == 0:
+                continue  # `label_dataset` named it; the label file has no row of it
             label = self._labels.get(files.episode_index)
             if label is None or len(label.progress) != files.length:
                 found = "none" if label is None else len(label.progress)
@@ -43,13 +46,14 @@ class LabeledEpisodes(Sequence[dict[str, Any]]):
                     f"{path} does not fit {root}: episode {files.episode_index} has {files.length} "
                     f"frames, labels: {found}. Label the dataset again."
                 )
+            self._positions.append(position)
 
     def __len__(self) -> int:
-        return len(self.dataset)
+        return len(self._positions)
 
     def __getitem__(self, position: int) -> dict[str, Any]:  # type: ignore[override]  # no slices
         """Decode one episode and add its labels."""
-        episode = self.dataset[position]
+        episode = self.dataset[self._positions[position]]
         label = self._labels[episode["episode_index"]]
         return {
             CAMERA_PREFIX + self.dataset.camera: episode["frames"],

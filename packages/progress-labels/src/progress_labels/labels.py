@@ -65,7 +65,8 @@ def label_dataset(
         camera: Camera to look at, or several to average over; the first one when None.
         config: Settings; defaults when None.
         overwrite: Replace existing label files.
-        compat: ``"sarm"`` also writes the copy that LeRobot's RA-BC finds by itself.
+        compat: ``"sarm"`` also writes the copy that LeRobot's RA-BC finds by itself; of shards,
+            `merge_shards` writes it.
         progress_bar: Show one.
         shard: ``(i, n)`` labels every n-th episode from the i-th on, for `merge_shards`.
         cache: Folder for features, so that other settings do not cost a new encoding.
@@ -76,8 +77,13 @@ def label_dataset(
     Raises:
         DatasetError: If the dataset cannot be read, no episode can be labelled, label files exist
             without ``overwrite``, or the dataset changes meanwhile. Nothing is written then.
-        ValueError: If ``shard`` is out of range, or comes with common stages.
+        ValueError: If ``shard`` is out of range, or comes with common stages or ``compat``.
     """
+    if shard is not None and compat is not None:
+        raise ValueError(
+            f"Expected no `compat` with `shard`, got {compat!r}: one shard is no whole file. Pass "
+            "it to `progress-labels merge --compat` (`merge_shards`) afterwards."
+        )
     labeler = DatasetLabeler(
         root,
         encoder,

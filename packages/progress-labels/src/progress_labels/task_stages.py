@@ -1,6 +1,7 @@
 """Stages that all successful episodes of one task share."""
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Collection, Mapping
 
 import numpy as np
 import torch
@@ -8,7 +9,13 @@ from jaxtyping import Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
-from progress_labels.episode_labels import LabelConfig, active_end, fixed_beta, label_episode
+from progress_labels.episode_labels import (
+    MIN_LENGTH,
+    LabelConfig,
+    active_end,
+    fixed_beta,
+    label_episode,
+)
 from progress_labels.functional import (
     aligned_stages,
     common_rests,
@@ -19,6 +26,7 @@ from progress_labels.functional import (
 _AXES = 32
 _AXES_EPISODES = 16
 _AXES_FRAMES = 512
+_MIN_REST_LENGTH = 4
 
 Stages = dict[int, Int[np.ndarray, " t"]]
 """Stage of each frame up to the end of an episode, by position of the episode."""
@@ -52,7 +60,7 @@ def task_stages(
         return {}
     paths: dict[int, NDArray[np.float64]] = {}
     own: Stages = {}
-    stride: dict[int, int] = {}
+    times: dict[int, NDArray[np.float64]] = {}
     for position, completion in completions.items():
         patches = features(position)
         if patches is None:
@@ -61,18 +69,32 @@ def task_stages(
         stage = label_episode(patches, config=config, completion=completion).stage[: end + 1]
         own[position] = stage.astype(np.int64)
         path = ((patches[: end + 1].flatten(1) - mean) @ axes).double().cpu().numpy()
-        # Twice as fine as for a trend: a rest is short.
-        stride[position] = -(-len(path) // (2 * config.max_frames))
-        paths[position] = path[:: -stride[position]][::-1]
+        # Twice as fine as for a trend: a rest is short. Between frames, because whole ones would
+        # lie one or two apart here, and the shorter steps look like rests.
+        times[position] = np.linspace(0, end, min(2 * config.max_frames, end + 1))
+        axis_values = [np.interp(times[position], np.arange(end + 1), values) for values in path.T]
+        paths[position] = np.stack(axis_values, axis=1)
     rests = common_rests(
-        list(paths.values()), min_depth=config.min_rest, max_stages=config.max_stages
+        list(paths.values()),
+        min_depth=config.min_rest,
+        min_length=_min_rest_length(paths.values(), config),
+        max_stages=config.max_stages,
     )
     if all(stage[-1] == 0 for stage in rests):
         return _like_most(features, own, config)
+    # A frame has the stage of the first sample at or after it: a stage ends where it rests.
     return {
-        position: _spread(stage, stride[position], len(own[position]))
+        position: stage[np.searchsorted(times[position], np.arange(len(own[position])))]
         for position, stage in zip(paths, rests, strict=True)
     }
+
+
+def _min_rest_length(paths: Collection[NDArray[np.float64]], config: LabelConfig) -> int:
+    """Return the least samples of a stage; where set, as long as sampling for a trend has it."""
+    samples = max(len(path) for path in paths)
+    finer = samples / min(samples, config.max_frames)
+    length = _MIN_REST_LENGTH if config.min_length is None else config.min_length * finer
+    return math.ceil(max(length, (config.min_fraction or 0.0) * samples))
 
 
 def _principal_axes(
@@ -117,7 +139,9 @@ def _like_most(
         scores = [
             patch_similarity(active, goal / len(typical), beta=beta).cpu().numpy() for goal in total
         ]
-        result[position] = aligned_stages(np.stack(scores, axis=1), min_length=config.min_length)
+        result[position] = aligned_stages(
+            np.stack(scores, axis=1), min_length=config.min_length or MIN_LENGTH
+        )
     return result
 
 
@@ -125,9 +149,3 @@ def _subgoals(features: Tensor | None, stage: NDArray[np.int64]) -> Float[Tensor
     assert features is not None, "it could be read before"
     ends = np.append(np.flatnonzero(np.diff(stage)), len(stage) - 1)
     return features[torch.from_numpy(ends)]
-
-
-def _spread(stage: NDArray[np.int64], stride: int, length: int) -> NDArray[np.int64]:
-    """Return stages of all frames from those of every ``stride``-th one, counted from the end."""
-    after = (length - 1 - np.arange(length)) // stride
-    return stage[np.maximum(len(stage) - 1 - after, 0)]

@@ -69,9 +69,9 @@ def label_video(
 
     Raises:
         DatasetError: If the frames do not differ.
-        ValueError: If features are not finite.
+        ValueError: If features are not finite, or ``config`` asks for what only a dataset has.
     """
-    config = config or LabelConfig()
+    config = _checked(config)
     if bool((frames == frames[:1]).all()):
         raise DatasetError("all frames are equal, or there is only one: nothing to measure")
     features = encoder.encode(frames[None])[0]
@@ -116,9 +116,10 @@ def label_videos(
     Raises:
         DatasetError: If the file exists without ``overwrite``, the goal cannot be read, or no
             video can be labelled.
+        ValueError: If ``config`` asks for what only a dataset has.
     """
     out = Path(out)
-    config = config or LabelConfig()
+    config = _checked(config)
     if out.exists() and not overwrite:
         raise DatasetError(f"{out} exists; pass --overwrite (overwrite=True) to replace it.")
     picture = None if goal is None else read_video(goal)[0]
@@ -146,3 +147,19 @@ def label_videos(
     }
     finish(label_table(labels, first_row), metadata, problems, [out])
     return out, problems
+
+
+def _checked(config: LabelConfig | None) -> LabelConfig:
+    """Return the settings; refuse those that compare episodes of a task, which videos do not name.
+
+    Raises:
+        ValueError: If failures are to be measured, or stages to be common.
+    """
+    config = config or LabelConfig()
+    if config.failures != "unknown" or config.common_stages:
+        raise ValueError(
+            "Expected `failures` 'unknown' and `common_stages` False for videos, got "
+            f"{config.failures!r} and {config.common_stages}: leave them out, or label a dataset, "
+            "which says what task each episode is of and whether it was done."
+        )
+    return config
