@@ -133,8 +133,9 @@ def look_into(before: Done, after: Done) -> str:
     return (
         f"from the first to the last {ENDS} updates training success goes from {first:.0f} to "
         f"{last:.0f} %, what an episode earns by failing from {paid:.0f} to {pays:.0f} % of a "
-        "success. Whether an episode of the cloned policy succeeded the value model tells from "
-        f"its last frame with an AUROC of {told_apart} "
+        "success. Pay that rises without success means that PPO learns to look finished, although "
+        "the value model tells from the last frame whether an episode of the cloned policy "
+        f"succeeded with an AUROC of {told_apart} "
         f"(n = {sum(item['episodes'] for item in judged)}). A seed trains on {played:.0f} episodes."
     )
 
