@@ -8,6 +8,7 @@ import time
 
 import numpy as np
 import pytest
+import torch
 
 from vla_rl.cli import SETTINGS, _parser, main
 from vla_rl.policies.token_policy import TokenPolicy
@@ -74,6 +75,33 @@ def test_demonstrations_are_cloned(config_of, algorithm, tmp_path, capsys):
     with pytest.raises(SystemExit):
         main([*arguments, f"--{algorithm}.num_epochs=2", "--chunk=2"])
     assert "of another run" in capsys.readouterr().err
+
+
+PLAIN = """
+from torch import nn
+from vla_rl.testing import make_policy
+
+class Plain(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner = make_policy()
+
+    def imitation_loss(self, batch, *, reduction="none"):
+        return self.inner.imitation_loss(batch, reduction=reduction)
+"""
+
+
+def test_a_policy_that_cannot_be_written_is_not_left_out_silently(
+    config_of, tmp_path, capsys, monkeypatch
+):
+    (tmp_path / "plain_policy.py").write_text(PLAIN)
+    monkeypatch.syspath_prepend(tmp_path)
+    arguments = ["imitate", "--config", str(config_of("rabc")), "--rabc.num_epochs=1"]
+    arguments += ["--policy", '{"class_path": "plain_policy.Plain"}']
+    main([*arguments, "--out_dir", str(tmp_path / "out")])
+    checkpoint = tmp_path / "out" / "last.ckpt"
+    assert f"`policy` of {checkpoint}: Plain has no `save_pretrained`" in capsys.readouterr().out
+    assert "inner.token_queries" in torch.load(checkpoint)["policy"]
 
 
 def test_cloning_says_what_is_missing(config_of, tmp_path, capsys):
@@ -196,6 +224,7 @@ def test_any_lightning_logger_gets_the_metrics(config, tmp_path):
         (["--grpo.group_size=1"], "at least 2 episodes"),
         (["--algorithm=sac"], "sac"),
         (["--ppo.lr=fast"], "lr"),
+        (["--num_updates=0"], "`num_updates` > 0, got 0"),
         (["--env", '{"class_path": "vla_rl.toy.ToyReachEnv", "init_args": {"n": 1}}'], "'n'"),
         (["--env", '{"class_path": "vla_rl.toy.Nothing"}'], "no 'Nothing'"),
         (["--env", '{"class_path": "no_such_package.Env"}'], "importable `env.class_path`"),

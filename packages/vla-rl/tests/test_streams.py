@@ -13,6 +13,12 @@ def test_seeds_differ_between_neighbouring_keys():
     assert len(seeds) == 400
 
 
+def test_zeros_at_the_end_do_not_tell_keys_apart():
+    """Published numbers rest on these seeds: the length of a key must not come in unnoticed."""
+    assert stream_seed(1) == stream_seed(1, 0) == stream_seed(1, 0, 0)
+    assert stream_seed(1, 0) != stream_seed(1, 1)
+
+
 def test_a_stream_repeats_and_gives_the_global_state_back():
     cpu = torch.device("cpu")
     before = torch.get_rng_state()

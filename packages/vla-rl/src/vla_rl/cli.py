@@ -176,6 +176,8 @@ def _fit(config: Namespace) -> None:
 
     algorithms: dict[str, Any] = {"ppo": PPO, "grpo": GRPO, "rftf": RFTF, "spiral": Spiral}
     _check_settings(config, SETTINGS)
+    if config.num_updates < 1:
+        raise ValueError(f"Expected `num_updates` > 0, got {config.num_updates}.")
     loggers = [] if config.logger is None else [build(config.logger, "logger")]
     hardware = dict(vars(config.fabric))
     if hardware["strategy"] == "fsdp2":
@@ -203,10 +205,22 @@ def _fit(config: Namespace) -> None:
         if weights is not None:  # a policy of its own: of the trained one this process has a share
             policy = build(config.policy, "policy")
             policy.load_state_dict(weights)
-        if hasattr(policy, "save_pretrained"):
-            policy.save_pretrained(Path(config.out_dir) / "policy")
         print(f"success_once {history[0]['success_once']:.3f} -> {history[-1]['success_once']:.3f}")
-        print(f"written: {config.out_dir}")
+        _save(policy, Path(config.out_dir))
+
+
+def _save(policy: Any, out_dir: Path) -> None:
+    from vla_rl.checkpoints import FILE_NAME
+
+    if hasattr(policy, "save_pretrained"):
+        policy.save_pretrained(out_dir / "policy")
+        print(f"written: {out_dir}")
+    else:
+        kind = type(policy).__qualname__
+        print(
+            f"written: {out_dir}, weights only as `policy` of {out_dir / FILE_NAME}: {kind} has no "
+            "`save_pretrained`"
+        )
 
 
 def _check_settings(config: Namespace, known: dict[str, Any]) -> None:
@@ -249,10 +263,8 @@ def _imitate(config: Namespace) -> None:
     run = learner(policy, samples, settings, out_dir=config.out_dir, fabric=fabric, data=data)
     history = run.fit()
     if fabric.is_global_zero:
-        if hasattr(policy, "save_pretrained"):
-            policy.save_pretrained(Path(config.out_dir) / "policy")
         print(f"loss {history[0]['loss']:.3f} -> {history[-1]['loss']:.3f}")
-        print(f"written: {config.out_dir}")
+        _save(policy, Path(config.out_dir))
 
 
 def _evaluate(config: Namespace) -> None:

@@ -8,11 +8,15 @@ import torch
 
 
 def stream_seed(*key: int) -> int:
-    """Return a seed that differs between keys, however close they are.
+    """Return a seed that differs between keys of the same length, however close they are.
+
+    Of keys of up to four numbers zeros at the end do not count: numpy fills shorter ones up.
 
     Example:
         >>> stream_seed(0, 1) == stream_seed(0, 1), stream_seed(0, 1) == stream_seed(1, 0)
         (True, False)
+        >>> stream_seed(1) == stream_seed(1, 0)
+        True
     """
     return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> np.uint64(1))
 

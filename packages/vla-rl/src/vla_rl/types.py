@@ -155,7 +155,13 @@ class ProgressModel(Protocol):
         ...
 
     def progress(self, obs: Observation) -> Float[Tensor, " n"]:
-        """Progress in [0, 1] of the newest frame of each environment."""
+        """Progress in [0, 1] of the newest frame of each environment.
+
+        Rollouts ask once per decision, so the frames of a history are a chunk of ``k`` primitive
+        steps apart. Train a model of windows with the stride counted in decisions: on frames of the
+        recording that are ``k`` steps apart. With ``progress_at="failures"`` it sees the last frame
+        alone, after a `reset`.
+        """
         ...
 
 

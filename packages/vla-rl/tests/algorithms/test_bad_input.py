@@ -98,9 +98,9 @@ def _continuous(kind, **settings):
     return kind(**sizes, action_low=-1.0, action_high=1.0, **settings)
 
 
-def _discretized():
+def _discretized(action_high=1.0):
     return DiscretizedPolicy(
-        _continuous(GaussianPolicy), action_dim=2, action_low=-1.0, action_high=1.0
+        _continuous(GaussianPolicy), action_dim=2, action_low=-1.0, action_high=action_high
     )
 
 
@@ -115,6 +115,17 @@ def test_demonstrations_in_other_units_are_named_by_every_policy(policy):
         ValueError, match=r"`action` in \[-1, 1\] .* got -?\d+\. Widen `action_low`"
     ):
         policy.imitation_loss(samples)
+
+
+def test_a_run_with_another_range_of_actions_is_not_continued(tmp_path):
+    samples = make_chunks(make_episodes(1, observe="state"), chunk=4)
+    settings = {"out_dir": tmp_path, "progress_bar": False}
+    clone(_discretized(), samples, CloneConfig(num_epochs=1), **settings)
+    with pytest.raises(
+        CheckpointError,
+        match=r"`policy_config.action_high` is \[1.0, 1.0\] there and \[2.0, 2.0\] here",
+    ):
+        clone(_discretized(action_high=2.0), samples, CloneConfig(num_epochs=1), **settings)
 
 
 @pytest.mark.parametrize("policy", [make_policy(cameras=[]), _discretized()])
@@ -143,6 +154,21 @@ def test_groups_of_one_and_checkpoints_of_others_are_refused_before_anything_is_
             progress_model=ToyProgressModel(),
         )
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == saved
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"clip_low": 1.0}, r"`clip_low` in \(0, 1\), got 1.0"),
+        ({"clip_high": 0.0}, "`clip_high` > 0, got 0.0"),
+        ({"dual_clip": 1.0}, "`dual_clip` > 1 or None, got 1.0"),
+        ({"kl_stop": 0.0}, "`kl_stop` > 0, got 0.0"),
+        ({"value_clip": -0.2}, "`value_clip` > 0, got -0.2"),
+    ],
+)
+def test_clip_ranges_that_make_no_sense_are_named_before_anything_is_played(settings, message):
+    with pytest.raises(ValueError, match=message):
+        PPOConfig(**settings)
 
 
 def test_what_fails_in_one_process_ends_the_others_with_a_word():

@@ -77,6 +77,28 @@ def test_another_run_is_not_continued(samples, tmp_path):
         _fit(make_policy(hidden_dim=16), samples, tmp_path, num_epochs=1)
 
 
+@pytest.mark.parametrize("key", ["action", "action_is_pad", "observation.state", "task"])
+def test_other_samples_are_not_continued(samples, tmp_path, key):
+    _fit(make_policy(), samples, tmp_path, num_epochs=1)
+    _fit(make_policy(), {**samples, "unread": samples["action"]}, tmp_path, num_epochs=1)
+    if key == "task":
+        other = ["go", *samples["task"][1:]]
+    else:
+        other = samples[key].clone()
+        other[0] = ~other[0] if other.dtype == torch.bool else other[0] + 0.01
+    message = rf"`samples.{key}` is '\w{{8}}' there and '\w{{8}}' here"
+    with pytest.raises(CheckpointError, match=message):
+        _fit(make_policy(), {**samples, key: other}, tmp_path, num_epochs=1)
+
+
+def test_fewer_samples_are_not_continued(samples, tmp_path):
+    _fit(make_policy(), samples, tmp_path, num_epochs=1)
+    fewer = {name: rows[:-1] for name, rows in samples.items()}
+    count = len(samples["action"])
+    with pytest.raises(CheckpointError, match=rf"`samples.rows` is {count} there and {count - 1}"):
+        _fit(make_policy(), fewer, tmp_path, num_epochs=1)
+
+
 def test_a_loss_that_is_not_finite_stops_before_the_step(samples, tmp_path):
     policy = make_policy()
     with torch.no_grad():

@@ -5,6 +5,7 @@ from vla_rl.algorithms.behaviour_cloning import clone
 from vla_rl.algorithms.rabc import RABC
 from vla_rl.algorithms.settings import CloneConfig, RABCConfig
 from vla_rl.data import make_chunks
+from vla_rl.errors import CheckpointError
 from vla_rl.testing import make_episodes, make_policy
 
 
@@ -77,6 +78,15 @@ def test_unknown_progress_counts_in_full(tmp_path):
     samples = make_chunks(_episodes(), chunk=4)
     samples["progress_gain"] = torch.full_like(samples["progress_gain"], float("nan"))
     assert bool((_fit(make_policy(), samples, tmp_path, num_epochs=1).weights == 1.0).all())
+
+
+def test_samples_of_other_progress_are_not_continued(tmp_path):
+    samples = make_chunks(_episodes(), chunk=4)
+    _fit(make_policy(), samples, tmp_path, num_epochs=1)
+    assert _fit(make_policy(), samples, tmp_path, num_epochs=1).epoch == 1
+    other = samples | {"progress_gain": 0.9 * samples["progress_gain"]}
+    with pytest.raises(CheckpointError, match=r"`samples.progress_gain` is '\w{8}' there and"):
+        _fit(make_policy(), other, tmp_path, num_epochs=1)
 
 
 def test_samples_without_any_progress(tmp_path):

@@ -34,25 +34,29 @@ def _batch():
     }
 
 
-def _weights(batch, folder, devices, share, strategy):
+def _weights(batch, folder, devices, share, strategy, micro_batch_size=None):
     """Return the weights after the update that ``devices`` processes make together."""
     out = folder / f"{devices}-{share}-{strategy}.pt"
     torch.save(batch, folder / "batch.pt")
     command = [sys.executable, str(SCRIPT), str(folder / "batch.pt"), str(out)]
-    command += [str(devices), str(share), strategy]
+    command += [str(devices), str(share), strategy, str(micro_batch_size)]
     # Minutes are plenty: processes that wait for each other for ever must not go unnoticed.
     subprocess.run(command, check=True, timeout=240)
     return torch.load(out)
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("micro_batch_size", [None, 8])
 @pytest.mark.parametrize(("strategy", "tolerance"), [("ddp", 1e-6), ("fsdp2", 1e-5)])
-def test_two_processes_make_the_update_of_one_with_all_decisions(tmp_path, strategy, tolerance):
+def test_two_processes_make_the_update_of_one_with_all_decisions(
+    tmp_path, strategy, tolerance, micro_batch_size
+):
     """Although one of them holds three times as many, with other shares of executed steps."""
     batch = _batch()
     assert not batch["mask"].all()
     whole = _weights(batch, tmp_path, 1, 0, "auto")
-    halves = _weights(batch, tmp_path, 2, len(batch["mask"]) // 4, strategy)
+    share = len(batch["mask"]) // 4
+    halves = _weights(batch, tmp_path, 2, share, strategy, micro_batch_size)
     start = make_policy().state_dict()
     for name, one in whole.items():
         torch.testing.assert_close(halves[name], one, atol=tolerance, rtol=0.0, msg=name)
@@ -61,14 +65,18 @@ def test_two_processes_make_the_update_of_one_with_all_decisions(tmp_path, strat
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("idle", ["masked", "empty"])
-def test_a_process_without_a_valid_step_leaves_the_update_to_the_other(tmp_path, idle):
+@pytest.mark.parametrize(
+    ("idle", "micro_batch_size"), [("masked", None), ("empty", None), ("empty", 8)]
+)
+def test_a_process_without_a_valid_step_leaves_the_update_to_the_other(
+    tmp_path, idle, micro_batch_size
+):
     """As when all groups of one process are left out: none waits, and the means stay right."""
     batch = _batch()
     count = len(batch["mask"])
     first = count // 4 if idle == "masked" else 0
     batch["mask"][:first] = False
-    together = _weights(batch, tmp_path, 2, first, "ddp")
+    together = _weights(batch, tmp_path, 2, first, "ddp", micro_batch_size)
     alone = _weights({k: v[first:] for k, v in batch.items()}, tmp_path, 1, 0, "auto")
     for name, weights in alone.items():
         torch.testing.assert_close(together[name], weights, atol=1e-6, rtol=0.0, msg=name)

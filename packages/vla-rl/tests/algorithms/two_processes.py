@@ -16,7 +16,12 @@ from vla_rl.testing import make_policy
 
 
 def main(
-    batch_path: str, weights_path: str, devices: int, first_share: int, strategy: Any = "auto"
+    batch_path: str,
+    weights_path: str,
+    devices: int,
+    first_share: int,
+    strategy: Any = "auto",
+    micro_batch_size: int | None = None,
 ) -> None:
     """Share the batch out unevenly, make the steps, write the weights."""
     if strategy == "fsdp2":
@@ -33,6 +38,7 @@ def main(
     config = PPOConfig(
         num_epochs=3,
         minibatch_size=10_000,
+        micro_batch_size=micro_batch_size,
         value_warmup_updates=0,
         kl_stop=None,
         entropy_coefficient=0.01,
@@ -68,4 +74,5 @@ def check_start(start: KLPenalty, batch: dict[str, torch.Tensor]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4]), sys.argv[5])
+    micro_batch_size = int(sys.argv[6]) if sys.argv[6] != "None" else None
+    main(*sys.argv[1:3], int(sys.argv[3]), int(sys.argv[4]), sys.argv[5], micro_batch_size)

@@ -184,7 +184,13 @@ def test_masked_mean_broadcasts_and_survives_an_empty_mask():
     x = torch.arange(12.0).reshape(2, 3, 2)
     mask = torch.tensor([[True, False, False], [True, True, False]])
     assert float(masked_mean(x, mask)) == pytest.approx((0 + 1 + 6 + 7 + 8 + 9) / 6)
-    assert float(masked_mean(x, torch.zeros(2, 3, dtype=torch.bool))) == 0.0
+    none = torch.zeros(2, 3, dtype=torch.bool)
+    assert float(masked_mean(x, none)) == float(masked_mean(x, none, denominator=0.0)) == 0.0
+
+
+def test_masked_mean_divides_by_a_mean_count_below_one():
+    """Of two processes one has a single entry and the other has none."""
+    assert float(masked_mean(torch.ones(1), torch.tensor([True]), denominator=0.5)) == 2.0
 
 
 @pytest.mark.parametrize(

@@ -67,6 +67,27 @@ def test_imitation_loss_ignores_padding(make):
     torch.testing.assert_close(policy.imitation_loss(batch, reduction="mean"), expected)
 
 
+@pytest.mark.parametrize("make", [_gaussian, _flow, _discretized])
+def test_what_stands_in_padding_does_not_reach_the_gradients(make):
+    policy, batch = make().eval(), _batch()
+    spoiled = batch["action"].clone()
+    spoiled[batch["action_is_pad"]] = float("nan")
+    policy.imitation_loss(batch | {"action": spoiled}, reduction="mean").backward()
+    gradients = [p.grad for p in policy.parameters() if p.grad is not None]
+    assert all(bool(gradient.isfinite().all()) for gradient in gradients)
+    assert any(bool((gradient != 0.0).any()) for gradient in gradients)
+
+
+@pytest.mark.parametrize("make", [_gaussian, _flow, _discretized])
+def test_a_demonstrated_action_a_little_outside_the_range_is_cloned_as_its_end(make):
+    policy, batch, losses = make().eval(), _batch(), []
+    for value in (RANGE["action_high"], RANGE["action_high"] + 0.8):
+        batch["action"][0, 0, 1] = value
+        torch.manual_seed(0)
+        losses.append(policy.imitation_loss(batch))
+    assert torch.equal(*losses)
+
+
 @pytest.mark.parametrize("make", [_gaussian, _flow])
 def test_files(make, tmp_path):
     policy = make()
@@ -82,6 +103,23 @@ def test_files(make, tmp_path):
     other = FlowPolicy if isinstance(policy, GaussianPolicy) else GaussianPolicy
     with pytest.raises(CheckpointError, match="Expected a checkpoint with model_type"):
         other.from_pretrained(tmp_path / "a")
+
+
+def test_files_of_a_discretised_policy_are_those_of_what_it_wraps(tmp_path):
+    policy = _discretized()
+    policy.save_pretrained(tmp_path)
+    again = DiscretizedPolicy(GaussianPolicy.from_pretrained(tmp_path), **RANGE, action_dim=2)
+    left, right = (
+        p.act(make_observation(2), generator=torch.Generator().manual_seed(1))
+        for p in (policy, again)
+    )
+    assert torch.equal(left.actions, right.actions)
+    assert torch.equal(left.log_prob, right.log_prob)
+    assert not hasattr(DiscretizedPolicy(_Regressor(), **RANGE, action_dim=2), "save_pretrained")
+
+
+class _Regressor(torch.nn.Module):
+    """Cannot be written."""
 
 
 def test_a_gaussians_samples_have_its_moments_and_density():

@@ -174,6 +174,24 @@ def test_images_of_another_shape_are_scaled_and_padded():
     assert bool((seen[:, :, 12:] == -1.0).all())
 
 
+def test_files(tmp_path):
+    policy = _policy(num_steps=5)
+    policy.save_pretrained(tmp_path)
+    again = PI0Policy.from_pretrained(tmp_path, _tokenize).eval()
+    found, expected = again.identity(), policy.identity()
+    assert {**found, "model": None} == {**expected, "model": None}
+    left, right = (p.act(_obs(), deterministic=True).actions for p in (policy, again))
+    assert torch.equal(left, right)
+    assert PI0Policy.from_pretrained(tmp_path, _tokenize, num_steps=3).walk.num_steps == 3
+
+
+@pytest.mark.parametrize("name", ["action_mean", "action_std", "state_mean", "state_std"])
+def test_other_statistics_make_another_policy(name):
+    identity = _policy(**{name: [0.3, 0.7]}).identity()
+    differing = {key for key, value in _policy().identity().items() if identity[key] != value}
+    assert differing == {name}
+
+
 def test_bad_settings():
     with pytest.raises(ValueError, match="at most 5 actions and 6 states, got 7 and 2"):
         _policy(action_mean=[0.0] * 7, action_std=[1.0] * 7)

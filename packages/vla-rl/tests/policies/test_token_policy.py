@@ -93,6 +93,14 @@ def test_imitation_loss_ignores_padding_and_averages_tokens():
     torch.testing.assert_close(policy.imitation_loss(batch, reduction="mean"), expected)
 
 
+def test_what_stands_in_padding_does_not_reach_the_gradients():
+    policy, batch = _policy(), _batch()
+    batch["action"][batch["action_is_pad"]] = float("nan")
+    policy.imitation_loss(batch, reduction="mean").backward()
+    assert all(p.grad.isfinite().all() for p in policy.parameters() if p.grad is not None)
+    assert float(policy.token_queries.grad.abs().sum()) > 0.0
+
+
 def test_imitation_loss_is_cross_entropy_with_soft_labels():
     policy = _policy(chunk=1).eval()
     batch = _batch(k=1)

@@ -14,6 +14,7 @@ from tqdm import tqdm
 from vla_rl.algorithms.settings import CloneConfig
 from vla_rl.checkpoints import RunState, identity_of
 from vla_rl.functional.sample_weights import weighted_mean
+from vla_rl.identity import samples_identity
 from vla_rl.observations import num_rows, require, select_rows, to_tensor
 from vla_rl.reductions import mean_over_ranks
 from vla_rl.streams import random_stream
@@ -25,6 +26,8 @@ class BehaviourCloning:
 
     name: ClassVar[str] = "behaviour_cloning"
     """What a checkpoint calls the algorithm."""
+    _compared: ClassVar[tuple[str, ...]] = ("action", "action_is_pad", "observation.state")
+    """Entries of the samples whose checksums a checkpoint must agree on."""
 
     def __init__(
         self,
@@ -51,7 +54,8 @@ class BehaviourCloning:
                 another.
 
         Raises:
-            CheckpointError: If ``out_dir`` holds the checkpoint of another run.
+            CheckpointError: If ``out_dir`` holds the checkpoint of another run, or of other samples
+                (images are not compared).
         """
         self.config = config or CloneConfig()
         self.samples, self.progress_bar = samples, progress_bar
@@ -67,6 +71,7 @@ class BehaviourCloning:
             Path(out_dir),
             identity={
                 **identity_of(self.name, asdict(self.config), policy),
+                "samples": samples_identity(samples, self._compared),
                 **({} if data is None else {"data": dict(data)}),
             },
             parts={"policy": policy, "optimizer": self.optimizer},

@@ -237,13 +237,14 @@ class ClippedUpdate:
         return _Counts(*(mean_over_ranks(self.fabric, x) for x in (units, tokens, decisions)))
 
     def _micro_batches(self, batch: Mapping[str, Tensor]) -> list[Mapping[str, Tensor]]:
-        size, count = self.config.micro_batch_size, len(batch["mask"])
-        if size is None or count <= size:
+        size = self.config.micro_batch_size
+        if size is None:
             return [batch]
-        return [
-            {key: value[start : start + size] for key, value in batch.items()}
-            for start in range(0, count, size)
-        ]
+        # As many in every process, some of them empty: each part takes exchanges with all others.
+        most = max_over_ranks(self.fabric, len(batch["mask"]))
+        num_parts = math.ceil(most / size)
+        parts = {key: value.tensor_split(num_parts) for key, value in batch.items()}
+        return [{key: part[i] for key, part in parts.items()} for i in range(num_parts)]
 
     def _critic_loss(
         self, value: Tensor, batch: Mapping[str, Tensor], counts: _Counts

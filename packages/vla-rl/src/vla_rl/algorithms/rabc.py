@@ -26,6 +26,7 @@ class RABC(BehaviourCloning):
     """
 
     name: ClassVar[str] = "rabc"
+    _compared: ClassVar[tuple[str, ...]] = (*BehaviourCloning._compared, "progress_gain")
     config: RABCConfig
 
     def __init__(

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar, Literal, get_args
 
-from vla_rl.functional.policy_losses import LEVELS, Level
+from vla_rl.functional.policy_losses import LEVELS, Level, check_clip
 from vla_rl.functional.residual import CriticTarget
 
 Reward = Literal["feat2go", "sparse", "potential", "naive"]
@@ -58,10 +58,9 @@ class OnPolicyConfig:
 
     def __post_init__(self) -> None:
         positive = ("episodes_per_update", "num_epochs", "minibatch_size", "lr", "max_grad_norm")
-        _check_positive(self, *positive, "clip_high", "ratio_tolerance")
+        _check_positive(self, *positive, "micro_batch_size", "kl_stop", "ratio_tolerance")
         _check_unit_interval(self, "gamma")
-        if self.micro_batch_size is not None and self.micro_batch_size < 1:
-            raise ValueError(f"Expected `micro_batch_size` > 0, got {self.micro_batch_size}.")
+        check_clip(self.clip_low, self.clip_high, self.dual_clip)
         if self.level not in LEVELS:
             raise ValueError(f"Expected `level` in {LEVELS}, got {self.level!r}.")
         if self.kl_coefficient < 0.0:
@@ -121,7 +120,7 @@ class PPOConfig(EpisodeRewardConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check_positive(self, "value_lr", "huber_delta")
+        _check_positive(self, "value_lr", "huber_delta", "value_clip")
         _check_unit_interval(self, "lambda_")
 
     @property
@@ -272,8 +271,9 @@ class SpiralConfig:
 
 def _check_positive(config: OnPolicyConfig | SpiralConfig, *names: str) -> None:
     for name in names:
-        if getattr(config, name) <= 0:
-            raise ValueError(f"Expected `{name}` > 0, got {getattr(config, name)}.")
+        value = getattr(config, name)
+        if value is not None and value <= 0:  # None: there is none
+            raise ValueError(f"Expected `{name}` > 0, got {value}.")
 
 
 def _check_unit_interval(config: OnPolicyConfig | SpiralConfig, *names: str) -> None:

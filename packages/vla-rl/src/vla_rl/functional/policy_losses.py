@@ -24,12 +24,13 @@ def masked_mean(
     Args:
         x: Values; what stands under a false mask may even be NaN.
         mask: Of the shape of ``x``, or of its leading axes.
-        denominator: The count over all micro-batches and processes, where this is a part of a
-            larger batch; the count of this mask when None. Zero gives zero.
+        denominator: The count of all micro-batches, averaged over processes, where this is a part
+            of a larger batch; the count of this mask when None. Zero gives zero.
     """
     mask = mask.reshape(mask.shape + (1,) * (x.ndim - mask.ndim)).expand_as(x)
     count = mask.sum() if denominator is None else torch.as_tensor(denominator, device=x.device)
-    return torch.where(mask, x, 0.0).sum() / count.clamp(min=1)
+    # Not clamped at 1: the mean count of several processes may be less.
+    return torch.where(mask, x, 0.0).sum() / count.where(count > 0, 1)
 
 
 def aggregate_log_ratio(
@@ -97,7 +98,7 @@ def clipped_surrogate(
     Source: Schulman et al. (2017), eq. 7; Ye et al. (2020), eq. 5 for the dual clip; Feat2Go
     (arXiv 2605.30795), eq. 6.
     """
-    _check_clip(clip_low, clip_high, dual_clip)
+    check_clip(clip_low, clip_high, dual_clip)
     # Unexecuted tokens are zeroed before exp: an overflow there would turn gradients into NaN.
     token_log_ratio = torch.where(mask[..., None], log_prob - old_log_prob, 0.0)
     log_ratio, unit_mask = aggregate_log_ratio(token_log_ratio, mask, level=level)
@@ -270,7 +271,13 @@ def adapt_kl_coefficient(coefficient: float, kl: float, *, target: float) -> flo
     return 0.5 * coefficient if kl < 0.5 * target else coefficient
 
 
-def _check_clip(clip_low: float, clip_high: float, dual_clip: float | None) -> None:
+def check_clip(clip_low: float, clip_high: float, dual_clip: float | None) -> None:
+    """Refuse ranges that `clipped_surrogate` cannot clip to.
+
+    Raises:
+        ValueError: If ``clip_low`` is not in (0, 1), ``clip_high`` is not positive or ``dual_clip``
+            is not above 1.
+    """
     if not 0.0 < clip_low < 1.0:
         raise ValueError(f"Expected `clip_low` in (0, 1), got {clip_low}.")
     if clip_high <= 0.0:

@@ -74,9 +74,19 @@ class DiscretizedPolicy(nn.Module):
         return {
             "num_bins": self.num_bins,
             "sigma_bins": self.sigma_bins,
+            "action_low": self.action_low.tolist(),
+            "action_high": self.action_high.tolist(),
             "regressor": type(self.regressor).__qualname__,
             "regressor_config": policy_config(self.regressor),
         }
+
+    @property
+    def save_pretrained(self) -> Any:
+        """Write the regressor to a folder: all that is trained; the bins are arguments.
+
+        Only a policy whose regressor can be written has it, so ``hasattr`` tells.
+        """
+        return self.regressor.save_pretrained
 
     @torch.no_grad()
     def act(
@@ -132,7 +142,8 @@ class DiscretizedPolicy(nn.Module):
         mask = ~to_tensor(require(batch, "action_is_pad"), mean.device)
         real = torch.where(mask[..., None], action, self.action_low)
         check_action_range(real, self.action_low, self.action_high, beyond=CLIPPED_SHARE)
-        error = ((mean - action) / (0.5 * (self.action_high - self.action_low))).square()
+        inside = real.clamp(self.action_low, self.action_high)
+        error = ((mean - inside) / (0.5 * (self.action_high - self.action_low))).square()
         if reduction == "mean":
             return masked_mean(error, mask)
         return torch.where(mask, error.mean(-1), 0.0).sum(-1) / mask.sum(-1).clamp(min=1)

@@ -1,5 +1,6 @@
 """π0 on transformers' own classes, with the log-probabilities that reinforcement learning needs."""
 
+import json
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -18,6 +19,8 @@ from vla_rl.policies.pi0_inputs import Tokenize, image_prompt, scale_images
 from vla_rl.policies.small_policy import require_replay
 from vla_rl.policies.trunk import as_vector
 from vla_rl.types import ActOutput, EvaluateOutput, ImitationBatch, Observation
+
+_SETTINGS = "vla_rl.json"
 
 
 class _Encoded(NamedTuple):
@@ -101,16 +104,32 @@ class PI0Policy(nn.Module):
 
     @classmethod
     def from_pretrained(cls, name: str | Path, tokenize: Tokenize, **settings: Any) -> Self:
-        """Load a model by name or folder; other arguments are those of ``__init__``."""
-        return cls(PI0ForConditionalGeneration.from_pretrained(str(name)), tokenize, **settings)
+        """Load a model by name or folder; other arguments are those of ``__init__``.
+
+        In a folder that `save_pretrained` wrote they are those of the policy, unless given.
+        """
+        file = Path(name) / _SETTINGS
+        saved = json.loads(file.read_text()) if file.is_file() else {}
+        model = PI0ForConditionalGeneration.from_pretrained(str(name))
+        return cls(model, tokenize, **(saved | settings))
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write the model and the settings, without the critic, for `from_pretrained`."""
+        self.model.save_pretrained(str(folder))
+        (Path(folder) / _SETTINGS).write_text(json.dumps(self._settings(), indent=2) + "\n")
 
     def identity(self) -> dict[str, Any]:
         """Return what a checkpoint must agree on."""
+        model = self.model.config.to_dict() | {"_name_or_path": ""}
+        return {**self._settings(), "model": model}
+
+    def _settings(self) -> dict[str, Any]:
+        names = ("action_mean", "action_std", "state_mean", "state_std")
         return {
             "cameras": self.cameras,
             "num_steps": self.walk.num_steps,
             "noise_level": self.walk.noise_level,
-            "model": self.model.config.to_dict() | {"_name_or_path": ""},
+            **{name: getattr(self, name).tolist() for name in names},
         }
 
     @torch.no_grad()

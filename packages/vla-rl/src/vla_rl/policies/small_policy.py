@@ -110,6 +110,8 @@ class SmallPolicy(nn.Module, PyTorchModelHubMixin, library_name="vla-rl", tags=[
     ) -> tuple[dict[str, Tensor], Float[Tensor, "n k a"], Bool[Tensor, "n k"]]:
         """Return the inputs, shifted while training, the actions and which of them count.
 
+        Actions are clipped to their range, and what stands in padding is replaced.
+
         Raises:
             ValueError: If a key is missing, the chunk length is another, or an action is not
                 finite or so far outside the range of actions that its units must be others.
@@ -125,7 +127,7 @@ class SmallPolicy(nn.Module, PyTorchModelHubMixin, library_name="vla-rl", tags=[
         mask = ~to_tensor(require(batch, "action_is_pad"), device)
         real = torch.where(mask[..., None], action, self.action_low)
         check_action_range(real, self.action_low, self.action_high, beyond=CLIPPED_SHARE)
-        return inputs, action, mask
+        return inputs, real.clamp(self.action_low, self.action_high), mask
 
     @staticmethod
     def _reduce(
