@@ -118,25 +118,28 @@ ENDS = 4
 
 
 def look_into(before: Done, after: Done) -> str:
-    """Say how success and the pay of failures change in training, and what the pay goes by."""
-    (first, last), (paid, pays) = (
-        [
-            100 * np.mean([curve_of(item["curve"], key)[part].mean() for item in after.values()])
-            for part in (slice(None, ENDS), slice(-ENDS, None))
-        ]
+    """Say how success, the pay of a failure and that of an episode change in training."""
+    success, paid = (
+        np.array([curve_of(item["curve"], key) for item in after.values()])
         for key in ("success_once", "reward_shaping")
     )
+    failure = paid.sum(axis=0) / np.maximum((1 - success).sum(axis=0), 1e-9)
+    told = [
+        f"{100 * values[:ENDS].mean():.0f} to {100 * values[-ENDS:].mean():.0f} %"
+        for values in (success.mean(axis=0), failure, (success + paid).mean(axis=0))
+    ]
     judged = [item["value_model"] for item in before.values()]
-    told = [item["auroc"] for item in judged if item["auroc"] is not None]
-    told_apart = f"{np.mean(told):.2f}" if told else "not known"
+    aurocs = [item["auroc"] for item in judged if item["auroc"] is not None]
+    told_apart = f"{np.mean(aurocs):.2f}" if aurocs else "not known"
     played = np.mean([item["curve"][-1]["episodes"] for item in after.values()])
     return (
-        f"from the first to the last {ENDS} updates training success goes from {first:.0f} to "
-        f"{last:.0f} %, what an episode earns by failing from {paid:.0f} to {pays:.0f} % of a "
-        "success. Pay that rises without success means that PPO learns to look finished, although "
-        "the value model tells from the last frame whether an episode of the cloned policy "
-        f"succeeded with an AUROC of {told_apart} "
-        f"(n = {sum(item['episodes'] for item in judged)}). A seed trains on {played:.0f} episodes."
+        f"from the first to the last {ENDS} updates training success goes from {told[0]}, what a "
+        f"failure earns from {told[1]} of a success, what an episode earns in all from {told[2]}. "
+        "Where the last does not rise, PPO has not learned its reward but drifted, and a failure "
+        "that earns nearly as much as a success does not hold it back. Whether an episode of the "
+        f"cloned policy succeeded the value model tells from its last frame with an AUROC of "
+        f"{told_apart} (n = {sum(item['episodes'] for item in judged)}). A seed trains on "
+        f"{played:.0f} episodes."
     )
 
 

@@ -77,7 +77,7 @@ class RoboTwinEnvironment:
             looks at no obstacles.
         expert_check: Skip scenes that the scripted expert does not solve, as the official
             evaluation does. Without it only scenes in which objects keep moving are skipped.
-        max_seed_tries: How many scenes may be tried for a seed s: s, s + 1,000,000, …
+        max_seed_tries: How many scenes may be tried for a seed s: s, s + 10,000,000, …
         split: ``eval`` draws from the unseen backgrounds, ``train`` from the seen.
         shadows: Of ``device="cpu"``; without them frames are rendered several times as fast.
         max_episode_steps: In place of the task's limit.

@@ -28,9 +28,9 @@ __all__ = ["RoboTwinBackend", "Settings"]
 
 SAVE_FREQ = 15
 """Physics steps between two frames of a demonstration."""
-STRIDE = 1_000_000
+STRIDE = 10_000_000
 """Between the scenes that are tried for one seed. The next seed's is not among them: two seeds that
-played the same scene would count as two trials."""
+played the same scene would count as two trials. Nor are those of recordings, from 1,000,000 on."""
 _ABSENT_ON_CPU = ("open3d", "curobo", "mplib", "pytorch3d")
 
 
