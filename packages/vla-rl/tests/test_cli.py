@@ -192,7 +192,7 @@ def test_evaluate_prints_an_interval_and_writes_every_episode(config, tmp_path, 
     out = tmp_path / "result.json"
     main(["evaluate", "--env", env, "--policy", entry, "--num_episodes=10", "--out", str(out)])
     result = json.loads(out.read_text())
-    assert [row["seed"] for row in result["episodes"]] == list(range(1_000_000, 1_000_010))
+    assert [row["seed"] for row in result["episodes"]] == list(range(10))
     count = sum(row["success_once"] for row in result["episodes"])
     assert result["success_once"]["count"] == count
     shown = capsys.readouterr().out

@@ -122,7 +122,7 @@ def _parser() -> ArgumentParser:
     _add_component(evaluate, "env", "vla_rl.types.VecEnv")
     _add_component(evaluate, "policy", "vla_rl.types.Policy")
     evaluate.add_argument("--num_episodes", type=int, default=200, help="How many.")
-    evaluate.add_argument("--seed_start", type=int, default=1_000_000, help="Of the first.")
+    evaluate.add_argument("--seed_start", type=int, default=0, help="Of the first.")
     evaluate.add_argument("--deterministic", type=bool, default=True, help="Act greedily.")
     evaluate.add_argument("--sampling_seed", type=int, default=0, help="Of samples, where not.")
     evaluate.add_argument("--out", type=str, help="JSON file to write.")

@@ -47,7 +47,7 @@ def make_observation(
 def make_episodes(
     num_episodes: int,
     *,
-    seed: int = 0,
+    seed: int = 1_000_000,
     noise: float = 0.3,
     image_size: int = 16,
     tasks: Sequence[str] = TASKS,

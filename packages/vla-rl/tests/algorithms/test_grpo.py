@@ -184,7 +184,7 @@ def test_dynamic_sampling_plays_until_enough_groups_are_mixed(
 ):
     env = _Scripted(num_envs=4, max_episode_steps=100)
     settings = {"keep_groups": "mixed_outcome", "max_sampling_rounds": most}
-    settings |= {"episodes_per_update": episodes}
+    settings |= {"episodes_per_update": episodes, "seed_start": 0}
     grpo = _grpo(tmp_path, env=env, **settings)
     rollout, _ = grpo._collect(0, torch.Generator().manual_seed(0))
     metrics = {}

@@ -89,7 +89,7 @@ def test_grpo_learns_from_groups_that_all_fail_with_feat2gos_reward_only(tmp_pat
 
 def test_rftf_takes_a_weak_clone_to_nearly_always(tmp_path):
     policy = TokenPolicy(**STATE_ONLY, num_bins=5)
-    samples = make_chunks(make_episodes(15, noise=0.5, observe="state"), chunk=4)
+    samples = make_chunks(make_episodes(15, seed=0, noise=0.5, observe="state"), chunk=4)
     clone(policy, samples, CloneConfig(num_epochs=30), out_dir=tmp_path / "a", progress_bar=False)
     env = ToyReachEnv(num_envs=64, observe="state")
     before = _success(policy, env)
@@ -114,7 +114,7 @@ def test_rftf_takes_a_weak_clone_to_nearly_always(tmp_path):
 
 def test_spiral_mends_a_base_that_stays_as_it_is(tmp_path):
     base = FlowPolicy(**STATE_ONLY)
-    samples = make_chunks(make_episodes(6, noise=0.5, observe="state"), chunk=4)
+    samples = make_chunks(make_episodes(6, seed=0, noise=0.5, observe="state"), chunk=4)
     clone(base, samples, CloneConfig(num_epochs=60), out_dir=tmp_path / "a", progress_bar=False)
     policy = ResidualPolicy(
         base,

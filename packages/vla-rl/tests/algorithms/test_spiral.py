@@ -22,13 +22,14 @@ def _policy(seed=0, **settings):
     return ResidualPolicy(base, **(sizes | ends | settings))
 
 
-def _spiral(out_dir, policy=None, **settings):
+def _spiral(out_dir, policy=None, demonstrations=None, **settings):
     return Spiral(
         policy or _policy(),
         ToyReachEnv(num_envs=4, max_episode_steps=12, observe="state"),
         SpiralConfig(**(SMALL | settings)),
         out_dir=out_dir,
         progress_model=ToyProgressModel(),
+        demonstrations=demonstrations,
         progress_bar=False,
     )
 
@@ -126,6 +127,18 @@ def test_a_loss_that_is_not_finite_stops_before_the_step(tmp_path):
     with pytest.raises(FloatingPointError, match=r"got nan in round 2, step 1"):
         spiral.fit(2)
     assert torch.equal(policy.actor[0].weight, before)
+
+
+def test_other_demonstrations_are_another_run(tmp_path):
+    spiral = _spiral(tmp_path / "first")
+    spiral.fit(1)
+    rows = {key: value[:5] for key, value in spiral.store.data.items()}
+    _spiral(tmp_path / "given", demonstrations=rows).fit(1)
+    assert _spiral(tmp_path / "given", demonstrations=rows).round == 1
+    with pytest.raises(CheckpointError, match=r"`demonstrations.reward` is '\w{8}' there and"):
+        _spiral(tmp_path / "given", demonstrations=rows | {"reward": rows["reward"] + 1.0})
+    with pytest.raises(CheckpointError, match="`demonstrations` is"):
+        _spiral(tmp_path / "given")
 
 
 def test_a_base_with_other_weights_is_another_run(tmp_path):

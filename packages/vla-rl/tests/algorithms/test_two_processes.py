@@ -83,6 +83,14 @@ def test_a_process_without_a_valid_step_leaves_the_update_to_the_other(
 
 
 @pytest.mark.slow
+def test_log_probabilities_that_disagree_in_one_process_stop_both(tmp_path):
+    batch = _batch()
+    batch["log_prob"][0] += 1.0
+    with pytest.raises(subprocess.CalledProcessError):
+        _weights(batch, tmp_path, 2, len(batch["mask"]) // 4, "ddp", 8)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("algorithm", ["clone", "rabc"])
 def test_two_processes_clone_as_one_with_the_joined_batch(tmp_path, algorithm):
     """Batches of nine are shared out unevenly; RA-BC's weights differ from sample to sample."""

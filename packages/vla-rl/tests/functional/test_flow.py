@@ -10,6 +10,7 @@ from vla_rl.functional.flow import (
     flow_times,
     gaussian_entropy,
     gaussian_log_prob,
+    hold_last_action,
 )
 
 MEANS, STDS, WEIGHTS = torch.tensor([-0.8, 0.6]), torch.tensor([0.1, 0.3]), torch.tensor([0.3, 0.7])
@@ -65,3 +66,16 @@ def test_log_prob_and_entropy_are_those_of_torch():
 def test_bad_numbers(t, dt, level):
     with pytest.raises(ValueError, match=r"Expected `t` in \(0, 1\]"):
         flow_sde_step(torch.zeros(1), torch.zeros(1), t=t, dt=dt, noise_level=level)
+
+
+def test_padding_repeats_the_last_real_action():
+    generator = torch.Generator().manual_seed(0)
+    action = torch.randn(50, 6, 2, generator=generator)
+    mask = torch.rand(50, 6, generator=generator) < 0.6
+    expected = action.clone()
+    for row in range(50):
+        last = 0
+        for step in range(6):
+            last = step if mask[row, step] else last
+            expected[row, step] = action[row, last]
+    assert torch.equal(hold_last_action(action, mask), expected)

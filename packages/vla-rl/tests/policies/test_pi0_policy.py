@@ -127,6 +127,21 @@ def test_gradients_reach_the_vision_language_model_but_not_from_the_critic():
     assert nothing is None
 
 
+def test_what_stands_in_padding_reaches_neither_loss_nor_gradients():
+    policy = _policy()
+    dims, pad = policy.action_dim, torch.tensor([[False, True, True], [False, False, True]])
+    action, losses = torch.rand(2, 3, dims), []
+    for padding in (0.4, float("nan")):
+        spoiled = action.masked_fill(pad[..., None], padding)
+        torch.manual_seed(0)
+        losses.append(policy.imitation_loss(_obs(2) | {"action": spoiled, "action_is_pad": pad}))
+    assert torch.equal(*losses)
+    losses[-1].mean().backward()
+    gradients = [p.grad for p in policy.parameters() if p.grad is not None]
+    assert all(bool(gradient.isfinite().all()) for gradient in gradients)
+    assert any(bool((gradient != 0.0).any()) for gradient in gradients)
+
+
 def test_imitation_loss_is_the_models_own():
     """For one sample, with the noise and the time that both draw from the same stream."""
     policy = _policy(action_mean=[0.0] * 5, action_std=[1.0] * 5)

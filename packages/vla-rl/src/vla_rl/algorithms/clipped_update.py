@@ -268,10 +268,11 @@ class ClippedUpdate:
             self.value_optimizer.zero_grad()
 
     def _check_first_ratio(self, new: Tensor, old: Tensor, mask: Tensor, where: str) -> None:
-        if not new.numel():  # a process that has less than the others
-            return
-        worst = float(torch.where(mask[..., None], new.detach() - old, 0.0).abs().max())
-        if not worst <= self.config.ratio_tolerance:
+        difference = torch.where(mask[..., None], new.detach() - old, 0.0).abs()
+        worst = float(difference.nan_to_num(nan=math.inf).max()) if difference.numel() else 0.0
+        # In every process or in none, as some may have less than the others or nothing at all.
+        worst = max_over_ranks(self.fabric, worst)
+        if worst > self.config.ratio_tolerance:
             raise RuntimeError(
                 "Expected `evaluate` to give the log-probabilities of `act` before the first step, "
                 f"got a difference of {worst} in {where}. Look for dropout, another precision or "

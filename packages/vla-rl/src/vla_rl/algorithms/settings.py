@@ -10,6 +10,9 @@ Reward = Literal["feat2go", "sparse", "potential", "naive"]
 KeptGroups = Literal["all", "mixed_outcome", "mixed_reward"]
 Normalization = Literal["min_max", "z_score"]
 
+FIRST_SEED = 2_000_000
+"""Of training's episodes. Evaluations begin at 0 and recordings at 1,000,000: no two share one."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class OnPolicyConfig:
@@ -53,7 +56,7 @@ class OnPolicyConfig:
     and halved after one below half of it."""
     seed: int = 0
     """Of action sampling and minibatches."""
-    seed_start: int = 0
+    seed_start: int = FIRST_SEED
     """Seed of the first training episode; the others count up from it."""
 
     def __post_init__(self) -> None:
@@ -251,7 +254,7 @@ class SpiralConfig:
     """Whether the rise of progress is paid; False pays successes only."""
     seed: int = 0
     """Of sampling."""
-    seed_start: int = 0
+    seed_start: int = FIRST_SEED
     """Seed of the first training episode; the others count up from it."""
 
     def __post_init__(self) -> None:

@@ -18,10 +18,11 @@ from vla_rl.algorithms.settings import SpiralConfig
 from vla_rl.checkpoints import RunState, identity_of
 from vla_rl.decisions import Rollout
 from vla_rl.functional.residual import hybrid_critic_loss, residual_actor_loss, td_targets
+from vla_rl.identity import samples_identity
 from vla_rl.policies.residual_policy import ResidualPolicy
 from vla_rl.rollout import Environments, ProgressModels, collect_episodes
 from vla_rl.streams import random_stream, stream_seed
-from vla_rl.transitions import TransitionStore, rollout_transitions
+from vla_rl.transitions import KEYS, TransitionStore, rollout_transitions
 
 Metrics = dict[str, Any]
 
@@ -76,12 +77,17 @@ class Spiral:
         self._critic_optimizer = torch.optim.AdamW(policy.critics.parameters(), **settings)
         self._targets = copy.deepcopy(policy.critics).requires_grad_(requires_grad=False)
         self.store = TransitionStore()
+        given = None
         if demonstrations is not None:
             self.store.add(demonstrations)
+            given = samples_identity(demonstrations, KEYS)
         self._run = RunState(
             self.fabric,
             Path(out_dir),
-            identity=identity_of("spiral", asdict(self.config), policy),
+            identity={
+                **identity_of("spiral", asdict(self.config), policy),
+                "demonstrations": given,
+            },
             parts={
                 "actor": policy.actor,
                 "critics": policy.critics,

@@ -6,7 +6,7 @@ x_t = (1 - t) a + t ε, and the velocity field is v = E[ε - a | x_t], as in π0
 import math
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 
@@ -65,6 +65,22 @@ def flow_sde_step(
     sigma = noise_level * math.sqrt(early / (1.0 - early))
     drift = velocity + sigma**2 / (2.0 * t) * (x + (1.0 - t) * velocity)
     return x - dt * drift, sigma * math.sqrt(dt)
+
+
+def hold_last_action(
+    action: Float[Tensor, "n k a"], mask: Bool[Tensor, "n k"]
+) -> Float[Tensor, "n k a"]:
+    """Return chunks whose padding repeats the last real action before it, whatever it held.
+
+    A flow reads the whole noisy chunk, so that padding reaches the velocity of real actions, too.
+
+    Args:
+        action: Chunks; what stands in padding may even be NaN.
+        mask: Which actions are real. Where none is before, the chunk's first action is repeated.
+    """
+    steps = torch.arange(action.shape[1], device=action.device)
+    held = torch.where(mask, steps, 0).cummax(-1).values
+    return action.gather(1, held[..., None].expand_as(action))
 
 
 def gaussian_log_prob(

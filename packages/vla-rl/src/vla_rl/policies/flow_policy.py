@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Generator, Tensor, nn
 
+from vla_rl.functional.flow import hold_last_action
 from vla_rl.policies.noisy_walk import NoisyWalk
 from vla_rl.policies.small_policy import SmallPolicy, require_replay
 from vla_rl.types import ActOutput, EvaluateOutput, ImitationBatch, Observation
@@ -143,10 +144,7 @@ class FlowPolicy(SmallPolicy):
         Source: Lipman et al. (2023), "Flow matching for generative modeling".
         """
         inputs, action, mask = self._read_demonstrations(batch)
-        # Padding is part of the noisy input: whatever it holds, it repeats the last real action.
-        steps = torch.arange(self.chunk, device=action.device)
-        held = torch.where(mask, steps, 0).cummax(-1).values
-        clean = self._normalize(action.gather(1, held[..., None].expand_as(action)))
+        clean = self._normalize(hold_last_action(action, mask))
         noise = torch.randn_like(clean)
         t = torch.rand(len(clean), 1, 1, device=clean.device)
         velocity = self._velocity(self.trunk(inputs), (1.0 - t) * clean + t * noise, t[:, 0])

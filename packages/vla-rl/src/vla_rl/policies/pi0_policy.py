@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Generator, Tensor, nn
 from transformers import PI0ForConditionalGeneration
 
+from vla_rl.functional.flow import hold_last_action
 from vla_rl.functional.policy_losses import masked_mean
 from vla_rl.observations import image_key, require, to_tensor
 from vla_rl.policies.noisy_walk import NoisyWalk
@@ -185,10 +186,8 @@ class PI0Policy(nn.Module):
                 f"got {tuple(action.shape)}."
             )
         mask = ~to_tensor(require(batch, "action_is_pad"), action.device)
-        clean = F.pad(
-            (action - self.action_mean) / self.action_std,
-            (0, config.max_action_dim - self.action_dim),
-        )
+        normalized = (hold_last_action(action, mask) - self.action_mean) / self.action_std
+        clean = F.pad(normalized, (0, config.max_action_dim - self.action_dim))
         noise = torch.randn_like(clean)
         beta = torch.distributions.Beta(
             float(config.time_sampling_beta_alpha), float(config.time_sampling_beta_beta)

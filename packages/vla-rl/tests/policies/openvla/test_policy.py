@@ -195,6 +195,11 @@ def test_a_regressor_becomes_a_policy_with_probabilities(network, tokenizer, nor
     torch.testing.assert_close(
         regressor.imitation_loss(batch, reduction="mean"), error[~pad].mean()
     )
+    batch["action"][pad] = float("nan")
+    regressor.imitation_loss(batch, reduction="mean").backward()
+    gradients = [p.grad for p in regressor.parameters() if p.grad is not None]
+    assert gradients
+    assert all(bool(gradient.isfinite().all()) for gradient in gradients)
 
 
 @pytest.mark.parametrize(

@@ -221,7 +221,8 @@ class OpenVLABase(nn.Module):
             raise ValueError(
                 f"Expected finite numbers in `action`, got {action[row].tolist()} in row {row}."
             )
-        return self.action_bounds.normalize(action), mask
+        # What stands in padding must not reach the gradients, as NaN would through any mask.
+        return self.action_bounds.normalize(torch.where(mask[..., None], action, 0.0)), mask
 
     @staticmethod
     def _reduce(
