@@ -199,6 +199,13 @@ def test_separate_estimator_is_loaded_and_stays(tmp_path):
         assert torch.equal(ours, theirs)
 
 
+def test_an_estimator_that_nobody_trains_is_refused():
+    with pytest.raises(ValueError, match="`estimator_folder` where `joint` is false, got None"):
+        _module("sarm2", joint=False)
+    blind = _module("sarm2", joint=False, network={"use_estimator": False})
+    assert blind.model.estimator is None
+
+
 def test_sarm2_learns_and_uses_its_experts():
     world = FeatureWorld()
     module = _module("sarm2")
@@ -246,8 +253,11 @@ def test_training_an_estimator_needs_primitives(name):
         _loss_without_primitives(name)
 
 
-@pytest.mark.parametrize("changes", [{"joint": False}, {"network": {"use_estimator": False}}])
-def test_nothing_else_needs_primitives(changes):
+@pytest.mark.parametrize("frozen", [True, False])
+def test_nothing_else_needs_primitives(frozen, tmp_path):
+    _module("primitive", network={"num_layers": 2}).model.save_pretrained(tmp_path)
+    separate = {"joint": False, "estimator_folder": str(tmp_path)}
+    changes = separate if frozen else {"network": {"use_estimator": False}}
     assert _loss_without_primitives("sarm2", **changes).isfinite()
 
 

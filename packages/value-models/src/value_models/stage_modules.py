@@ -112,7 +112,7 @@ class GatedModule(WindowModule):
     """SARM2's value decoder: squared error, routing terms, and the estimator jointly or frozen.
 
     Args:
-        estimator_folder: Saved `PrimitiveEstimator` to begin with.
+        estimator_folder: Saved `PrimitiveEstimator` to begin with; needed if not joint.
         joint: Train the estimator too, by its own loss, which needs ``primitive`` in the episodes,
             and by the decoder's.
         estimator_weight: Weight of the estimator's loss if joint.
@@ -121,6 +121,9 @@ class GatedModule(WindowModule):
         importance: Weight of the variance of the experts' importance.
         entropy: Weight of the routing entropy, which is rewarded.
         kwargs: See `WindowModule`.
+
+    Raises:
+        ValueError: If an estimator would stay as random as it is.
     """
 
     model_class = GatedValueModel
@@ -141,6 +144,12 @@ class GatedModule(WindowModule):
         if estimator_folder is not None:
             self.model.load_estimator(PrimitiveEstimator.from_pretrained(estimator_folder))
         if not joint and self.model.estimator is not None:
+            if estimator_folder is None:
+                raise ValueError(
+                    "Expected an `estimator_folder` where `joint` is false, got None: nobody would "
+                    "train the estimator. Name a saved one, or set `use_estimator` false in "
+                    "`network`."
+                )
             self.model.estimator.requires_grad_(requires_grad=False)
 
     def on_train_batch_start(self, batch: ProgressBatch, batch_idx: int) -> None:
@@ -180,7 +189,8 @@ def newest_primitive(batch: ProgressBatch, num_frames: int) -> Tensor:
     if "primitive" not in batch:
         raise KeyError(
             "Expected 'primitive' in the episodes: the estimator learns from it. Record it, or "
-            "train a `GatedModule` with `joint` false or `use_estimator` false in its `network`."
+            "train a `GatedModule` with `joint` false and an `estimator_folder`, or with "
+            "`use_estimator` false in its `network`."
         )
     label: Tensor = batch["primitive"][:, num_frames]
     return label
