@@ -18,10 +18,10 @@ import numpy as np
 import torch
 
 from bench_adapters import BenchAdaptersError, VectorEnv, make
-from bench_adapters.evaluate import evaluate
 from bench_adapters.record import record_dataset
 from integration_tests.pipelines import report
 from integration_tests.pipelines.demonstrations import demonstrations, policy_arguments
+from integration_tests.pipelines.evaluation import play
 from integration_tests.pipelines.files import provenance
 from integration_tests.pipelines.profiles import PROFILES, Profile
 from integration_tests.pipelines.stages import (
@@ -253,12 +253,11 @@ class Quickstart:
                 for name, source in folders.items():
                     policy = load_policy(self.stages.folders[source])
                     for mode in ("sampled", "greedy"):
-                        result = evaluate(
+                        result = play(
                             policy,
                             env,
                             seeds=seeds,
                             deterministic=mode == "greedy",
-                            make_generator=lambda s: torch.Generator().manual_seed(s),
                             out=folder / f"{name}-{mode}.json",
                             suite="quickstart",
                             env_id=ENV_ID,

@@ -63,6 +63,11 @@ def _not_writable(folder: Path, error: OSError) -> StageError:
     )
 
 
+def _digest(settings: Any) -> str:
+    text = json.dumps(settings, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
 class Stages:
     """The stages of one run, each with a folder and, when it is finished, a ``done.json``.
 
@@ -71,14 +76,15 @@ class Stages:
 
     Args:
         out: Folder of the run; created when it does not exist.
+        basis: What every stage depends on besides, JSON-serialisable.
 
     Raises:
         StageError: If ``out`` cannot be written.
     """
 
-    def __init__(self, out: Path) -> None:
+    def __init__(self, out: Path, basis: Any = None) -> None:
         self.out = out
-        self._fingerprint = ""
+        self._fingerprint = "" if basis is None else _digest(basis)
         self.folders: dict[str, Path] = {}
         self.results: dict[str, Result] = {}
         self.seconds: dict[str, float] = {}
@@ -105,8 +111,7 @@ class Stages:
         Raises:
             StageError: If the folder holds a stage of other settings or an unreadable record.
         """
-        text = json.dumps([self._fingerprint, name, settings], sort_keys=True, default=str)
-        self._fingerprint = hashlib.sha256(text.encode()).hexdigest()[:16]
+        self._fingerprint = _digest([self._fingerprint, name, settings])
         number = len(self.folders) + 1
         folder = self.folders[name] = self.out / f"{number}-{name}"
         record, done = folder / "stage.json", folder / "done.json"

@@ -57,13 +57,19 @@ def _side_by_side(obs: Observation) -> Any:
 
 
 def write_result(stages: Stages, made: dict[str, Any]) -> None:
-    """Write ``result.json``: how it was made, what every stage found, how long each took."""
+    """Write ``result.json``: how it was made, what every stage found, how long each took.
+
+    One that says the same is left, with the date and the versions it was made with.
+    """
     found = {**stages.results, "evaluate": {}}
     for name, scores in stages.results["evaluate"].items():
         found["evaluate"][name] = {key: scores[key] for key in scores if key != "outcomes"}
     seconds = {name: round(value, 1) for name, value in stages.seconds.items()}
-    content = {**made, "stages": found, "seconds": seconds}
-    write_whole(stages.out / "result.json", json.dumps(content, indent=1) + "\n")
+    told = {"stages": found, "seconds": seconds}
+    path = stages.out / "result.json"
+    before = json.loads(path.read_text()) if path.exists() else {}
+    if {key: before.get(key) for key in told} != json.loads(json.dumps(told)):
+        write_whole(path, json.dumps({**made, **told}, indent=1) + "\n")
 
 
 def write_report(stages: Stages, rewards: Sequence[str]) -> str:
@@ -135,11 +141,11 @@ def _lines(stages: Stages, rewards: Sequence[str]) -> list[str]:
     before = scores["before, sampled"]["success_once"]
     after = scores[f"{rewards[0]}, sampled"]["success_once"]
     gain = 100 * (after["rate"] - before["rate"])
-    apart = "do not overlap" if after["low"] > before["high"] else "overlap"
+    overlap = max(before["low"], after["low"]) <= min(before["high"], after["high"])
     episodes = int(after["total"])
     headline = (
         f"Success went from {_percent(before)} to {_percent(after)} ({gain:+.1f} points) on "
-        f"{episodes} held-out episodes; the intervals {apart}."
+        f"{episodes} held-out episodes; the intervals {'overlap' if overlap else 'do not overlap'}."
     )
     lines = [
         headline,

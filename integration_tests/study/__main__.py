@@ -2,7 +2,7 @@
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -35,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     records = Records(kept, args.profile)
     claims = [claim for claim in CLAIMS if not args.claims or claim.name in args.claims]
     runs = dict.fromkeys(run for claim in claims for run in claim.runs(played))
-    todo = sorted(runs, key=lambda run: run.seed)[args.shard[0] :: args.shard[1]]
+    todo = in_shard(runs, args.shard)
     torch.set_num_threads(2)
     try:
         if not args.report_only:
@@ -56,12 +56,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
+def in_shard(runs: Iterable[Run], shard: tuple[int, int]) -> list[Run]:
+    """Return the runs of a shard, all runs of the first seed first."""
+    index, num = shard
+    return sorted(runs, key=lambda run: run.seed)[index::num]
+
+
 def _do(run: Run, records: Records, out: Path, profile: str) -> None:
-    if run.name in records.results():
-        return
     lab = Lab(out, PROFILES[profile], run.seed)
     try:
-        records.add(run, lambda: KINDS[run.kind](lab, **dict(run.options)))
+        with lab.alone(f"run-{run.name}", shared=True):  # another claim's command may be at it
+            if run.name not in records.results():
+                records.add(run, lambda: KINDS[run.kind](lab, **dict(run.options)))
     except SimulatorUnavailableError as error:
         print(f"{run.name} is left out: {error}", flush=True)
 

@@ -10,9 +10,10 @@ import torch
 
 from bench_adapters.envs.calvin_chains import official_chains
 from bench_adapters.envs.calvin_clone import find_clone
+from integration_tests.pipelines.evaluation import play
 from integration_tests.study.benchmark import Benchmark
 from integration_tests.study.design import Result
-from integration_tests.study.lab import Lab, fine_tune, play
+from integration_tests.study.lab import Lab, fine_tune
 from integration_tests.study.ranking import train_ranking
 from progress_labels import time_fraction
 from progress_labels.dataset import EpisodeDataset
@@ -124,20 +125,27 @@ def _evaluate(lab: Lab, policy: Any, folder: Path) -> Result:
     seeds = chosen_chains(lab.profile.calvin.num_evaluated)
     with SCENE.env(lab) as env:
         path = folder / "chains.json"
-        result = play(policy, env, seeds=seeds, out=path, env_id=SCENE.env_id)
+        result = play(policy, env, seeds=seeds, out=path, suite="study", env_id=SCENE.env_id)
     return {"chains": [round(episode.episode_return) for episode in result.episodes]}
 
 
 def _value_model(lab: Lab) -> TemporalRankingModel:
-    folder = SCENE.folder(lab) / "ranking"
+    sizes = lab.profile.calvin
+
+    def work(folder: Path) -> Result:
+        _, result = train_ranking(
+            Attempts(SCENE.record(lab)),
+            camera=SCENE.camera,
+            seed=lab.seed,
+            folder=folder,
+            num_epochs=sizes.value_epochs,
+        )
+        return result
+
     with lab.alone("calvin-ranking"):
-        if not (folder / "model").exists():
-            train_ranking(
-                Attempts(SCENE.record(lab)),
-                camera=SCENE.camera,
-                seed=lab.seed,
-                folder=folder,
-                num_epochs=lab.profile.calvin.value_epochs,
-            )
-    model: TemporalRankingModel = TemporalRankingModel.from_pretrained(folder / "model")
+        stages = lab.stages("calvin-ranking")
+        stages.run("fit", [sizes.value_epochs, sizes.num_demonstrations], work)
+    model: TemporalRankingModel = TemporalRankingModel.from_pretrained(
+        stages.folders["fit"] / "model"
+    )
     return model.attach_encoder(load_encoder("offline"))

@@ -14,14 +14,19 @@ import torch
 from torch import Tensor
 
 from bench_adapters import VectorEnv, make
-from bench_adapters.evaluate import evaluate
 from bench_adapters.types import EvaluationResult
+from integration_tests.pipelines.evaluation import play
 from integration_tests.pipelines.files import write_whole
 from integration_tests.pipelines.quickstart import (
+    ACTIONS,
     CAMERA,
+    CHUNK,
     ENV_ID,
     EVALUATION_SEEDS,
+    FAILURE_FRACTION,
+    LABELS,
     MAX_STEPS,
+    NOISE,
     SEED_STRIDE,
     TRAIN_SEEDS,
     Quickstart,
@@ -50,6 +55,15 @@ GLIMPSED = 0.2
 
 
 STATE = "observation.state"
+BASIS = {
+    "noise": NOISE,
+    "failure_fraction": FAILURE_FRACTION,
+    "max_steps": MAX_STEPS,
+    "labels": asdict(LABELS),
+    "chunk": CHUNK,
+    "actions": ACTIONS,
+}
+"""What PickCube's recordings, labels and policies depend on, sizes aside."""
 
 
 def named(*parts: str) -> str:
@@ -85,7 +99,7 @@ class Target(Sequence[dict[str, Any]]):
 
 
 class Constant:
-    """A progress model that says the same of everything: the control for the scale of a reward."""
+    """A progress model that says the same of everything: nothing about the episode."""
 
     def __init__(self, value: float) -> None:
         self.value = value
@@ -129,8 +143,8 @@ class Lab:
         self.evaluation_seed = EVALUATION_SEEDS + (FIRST_SEED + seed) * SEED_STRIDE
 
     def stages(self, name: str) -> Stages:
-        """Return the stages of one piece of work."""
-        return Stages(self.out / f"{name}-seed{self.seed}")
+        """Return the stages of one piece of work, which other `BASIS` would make anew."""
+        return Stages(self.out / f"{name}-seed{self.seed}", basis=BASIS)
 
     def base(self) -> Quickstart:
         """Record, label, and clone a policy."""
@@ -222,7 +236,8 @@ class Lab:
             with self.env(shift, **options, num_workers=0) as env:
                 seeds = range(self.evaluation_seed, self.evaluation_seed + num)
                 path, env_id = folder / f"{name}.json", f"{ENV_ID}, {name}"
-                scores[name] = successes(play(policy, env, seeds=seeds, out=path, env_id=env_id))
+                result = play(policy, env, seeds=seeds, out=path, suite="study", env_id=env_id)
+                scores[name] = successes(result)
         return scores
 
     @contextmanager
@@ -332,42 +347,26 @@ KEPT = (
     "episodes",
     "episode_length",
     "success_once",
+    "success_at_end",
     "kept_groups_share",
-    "zero_advantage_share",
-    "policy_grad_norm",
-    "explained_variance",
     "reward_shaping",
 )
+"""Columns of ``metrics.csv`` that claims read."""
 
 
 def _read_metrics(path: Path) -> list[dict[str, float | None]]:
     if not path.exists():  # nothing was trained
         return []
     with path.open() as file:
-        return [
+        rows = [
             {key: float(row[key]) if row[key] else None for key in KEPT if key in row}
             for row in csv.DictReader(file)
         ]
+    return [row for row in rows if row]  # cloning plays no episodes
 
 
 def _read_json(path: Path) -> dict[str, Any]:
     return dict(json.loads(path.read_text())) if path.exists() else {}
-
-
-def play(
-    policy: Any, env: VectorEnv, *, seeds: Sequence[int], out: Path, env_id: str
-) -> EvaluationResult:
-    """Evaluate a policy with sampled actions; what is at ``out`` is replaced."""
-    out.unlink(missing_ok=True)  # of an evaluation whose stage was stopped after it
-    return evaluate(
-        policy,
-        env,
-        seeds=seeds,
-        make_generator=lambda seed: torch.Generator().manual_seed(seed),
-        out=out,
-        suite="study",
-        env_id=env_id,
-    )
 
 
 def successes(result: EvaluationResult) -> Result:

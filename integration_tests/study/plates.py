@@ -9,9 +9,10 @@ import torch
 
 from bench_adapters.envs.put_on_plate import find_assets
 from bench_adapters.functional.put_on_plate import CATEGORIES
+from integration_tests.pipelines.evaluation import play
 from integration_tests.study.benchmark import Benchmark
 from integration_tests.study.design import Result
-from integration_tests.study.lab import Lab, fine_tune, play, successes
+from integration_tests.study.lab import Lab, fine_tune, successes
 from progress_labels.encoders import load_encoder
 from progress_labels.episodes import LabeledEpisodes
 from progress_labels.labels import label_dataset
@@ -141,7 +142,9 @@ def _evaluate(lab: Lab, policy: Any, folder: Path) -> Result:
             with SUITE.env(lab, f"put_on_plate:{suite}", **options) as env:
                 seeds = range(lab.evaluation_seed, lab.evaluation_seed + num)
                 path = folder / f"{suite}-{objects}.json"
-                result = play(policy, env, seeds=seeds, out=path, env_id=f"put_on_plate:{name}")
+                result = play(
+                    policy, env, seeds=seeds, out=path, suite="study", env_id=f"put_on_plate:{name}"
+                )
             scores[name] = successes(result)
     return scores
 

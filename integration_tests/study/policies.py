@@ -35,6 +35,7 @@ def _weak_policy(lab: Lab) -> TokenPolicy:
     policy = small_policy(lab, samples)
     num_epochs = min(WEAK_EPOCHS, lab.profile.base.clone_epochs)
     config = CloneConfig(num_epochs=num_epochs, seed=lab.seed)
-    clone(policy, samples, config, out_dir=lab.out / f"weak-seed{lab.seed}")
+    with lab.alone("weak"):
+        clone(policy, samples, config, out_dir=lab.out / f"weak-seed{lab.seed}")
     policy.eval()
     return policy

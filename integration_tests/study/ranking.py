@@ -52,7 +52,9 @@ def ranking(lab: Lab, *, reads: str = "picture") -> Result:
         model, result = train_ranking(episodes, camera=CAMERA, seed=lab.seed, folder=folder)
         return {**result, **_falls(model, _drops(lab))}
 
-    return lab.stages(named("ranking", reads)).run("fit", lab.profile.sizes(), work)
+    name = named("ranking", reads)
+    with lab.alone(name):
+        return lab.stages(name).run("fit", lab.profile.sizes(), work)
 
 
 def train_ranking(

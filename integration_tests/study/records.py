@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from integration_tests.pipelines.files import provenance, write_whole
-from integration_tests.study.design import Result, Run
+from integration_tests.pipelines.stages import StageError
+from integration_tests.study.design import PROFILES, Result, Run
 
 
 class Records:
@@ -26,8 +27,19 @@ class Records:
         return {path.stem: content["result"] for path, content in self.files().items()}
 
     def files(self) -> dict[Path, dict[str, Any]]:
-        """Return the content of every result file."""
-        return {path: json.loads(path.read_text()) for path in sorted(self.folder.glob("*.json"))}
+        """Return the content of every result file.
+
+        Raises:
+            StageError: If one is of another profile.
+        """
+        files = {path: json.loads(path.read_text()) for path in sorted(self.folder.glob("*.json"))}
+        for path, content in files.items():
+            if content["profile"] != self.profile:
+                raise StageError(
+                    f"{str(path)!r} is of the profile {content['profile']!r}, not of "
+                    f"{self.profile!r}; choose another --out"
+                )
+        return files
 
     def add(self, run: Run, work: Callable[[], Result]) -> None:
         """Do a run and write its result under a temporary name, then rename it.
@@ -38,6 +50,8 @@ class Records:
         started = time.perf_counter()
         result = work()
         command = f"nox -s study -- --profile {self.profile} --seeds {run.seed}"
+        if run.seed not in PROFILES[self.profile].seeds:
+            command += " --out FOLDER"
         content = {
             "run": run.name,
             "options": dict(run.options),

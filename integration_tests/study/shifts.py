@@ -26,7 +26,7 @@ SHIFTS: Mapping[str, Shift] = MappingProxyType(
     {
         "light": Shift(
             category="vision",
-            what="a quarter of the ambient light",
+            what="a quarter of the ambient light, 30 % of the direct",
             scene={"ambient_light": 0.075},
         ),
         "camera": Shift(

@@ -99,7 +99,8 @@ def _frozen_policy(lab: Lab) -> GaussianPolicy:
     torch.manual_seed(lab.seed)
     policy = GaussianPolicy(**policy_arguments(samples, CAMERA), **ACTIONS, hidden_dim=FEATURE_DIM)
     config = CloneConfig(num_epochs=lab.profile.base.clone_epochs, seed=lab.seed)
-    clone(policy, samples, config, out_dir=lab.out / f"gaussian-seed{lab.seed}")
+    with lab.alone("gaussian"):
+        clone(policy, samples, config, out_dir=lab.out / f"gaussian-seed{lab.seed}")
     return policy.eval()
 
 

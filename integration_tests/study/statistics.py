@@ -1,7 +1,6 @@
 """Intervals and verdicts."""
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -10,34 +9,34 @@ from scipy.stats import bootstrap, sem, ttest_1samp
 from bench_adapters import wilson_interval
 from integration_tests.study.design import Verdict
 
+EQUAL = 1e-12
+"""Values within it are the same, but for rounding."""
 Interval = tuple[float, float, float]
-"""Mean, lower and upper bound; the bounds are NaN for one seed."""
+"""Mean, lower and upper bound; the bounds are NaN where there is none."""
 
 
 def interval_of_mean(values: ArrayLike) -> Interval:
     """Return the mean over seeds and its 95 % interval by Student's t.
 
-    Verdicts rest on it: over three to five seeds a bootstrap is little more than their range.
+    Verdicts rest on it: over three to five seeds a bootstrap is little more than their range. One
+    seed has none, nor have equal values: as counts they may be equal without being certain.
     """
     x: NDArray[np.float64] = np.asarray(values, float)
-    return _interval(x, lambda: ttest_1samp(x, 0.0).confidence_interval())
+    if len(x) < 2 or np.ptp(x) < EQUAL:
+        return float(x.mean()), float("nan"), float("nan")
+    low, high = ttest_1samp(x, 0.0).confidence_interval()
+    return float(x.mean()), float(low), float(high)
 
 
 def band_of_mean(values: ArrayLike) -> Interval:
     """Return the mean over seeds and its 95 % percentile bootstrap interval, for curves."""
     x: NDArray[np.float64] = np.asarray(values, float)
-    rng = np.random.default_rng(0)
-    return _interval(
-        x, lambda: bootstrap((x,), np.mean, method="percentile", rng=rng).confidence_interval
-    )
-
-
-def _interval(x: NDArray[np.float64], bounds: Callable[[], Any]) -> Interval:
     if len(x) < 2:
         return float(x.mean()), float("nan"), float("nan")
-    if np.ptp(x) < 1e-12:  # all the same, but for rounding
+    if np.ptp(x) < EQUAL:
         return float(x[0]), float(x[0]), float(x[0])
-    low, high = bounds()
+    rng = np.random.default_rng(0)
+    low, high = bootstrap((x,), np.mean, method="percentile", rng=rng).confidence_interval
     return float(x.mean()), float(low), float(high)
 
 
@@ -71,12 +70,12 @@ def weakest(differences: Mapping[str, Sequence[float]], *, least: int = 3) -> tu
     return name, verdicts[name]
 
 
-def interval(values: Sequence[float]) -> str:
-    """Format the mean of any score over seeds with its interval."""
+def interval(values: Sequence[float], form: str = ".2f") -> str:
+    """Format the mean of any score over seeds with its interval, each number by ``form``."""
     if not len(values) or np.isnan(values).any():
         return "–"
     mean, low, high = interval_of_mean(values)
-    return f"{mean:.2f}" + ("" if np.isnan(low) else f" [{low:.2f}, {high:.2f}]")
+    return f"{mean:{form}}" + ("" if np.isnan(low) else f" [{low:{form}}, {high:{form}}]")
 
 
 def share(successes: int, episodes: int) -> str:

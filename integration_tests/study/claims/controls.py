@@ -56,7 +56,7 @@ CONTROLS = Claim(
     name="controls",
     title="Is it the information in the value?",
     source="control of ours on Feat2Go's reward (Eq. 4); Ng et al. (1999) on shaping",
-    hypothesis="The value helps by what it says of the episode: more than its mean, or than the "
+    hypothesis="The value helps by what it says of the episode: more than a constant, or than the "
     "value of another one.",
     setting="PPO from the same cloned policy; only the reward differs. Its mean is that of "
     "recorded failures; shuffled values are each another's of the failures among 16 episodes that "

@@ -8,7 +8,7 @@ from integration_tests.study import figures
 from integration_tests.study.ablation import MODELS
 from integration_tests.study.comparison import arm, done, with_seeds
 from integration_tests.study.design import Claim, Finding, Profile, Results
-from integration_tests.study.statistics import interval_of_mean, weakest
+from integration_tests.study.statistics import interval, weakest
 
 BENCH = arm("ablation")
 
@@ -17,11 +17,9 @@ def judge(profile: Profile, results: Results) -> Finding:
     """Compare errors step by step of the ablation."""
     tables = done(profile, results, BENCH)
     errors = {name: [item[name]["mse_macro"] for item in tables.values()] for name in MODELS}
-    rows, remarks = [], ["Verdict: both steps."]
+    rows = [[name, interval(errors[name], ".4f")] for name in MODELS if tables]
+    remarks = ["Verdict: both steps."]
     if tables:
-        for name in MODELS:
-            mean, low, high = interval_of_mean(errors[name])
-            rows.append([name, f"{mean:.4f} [{low:.4f}, {high:.4f}]"])
         ratio = np.mean(errors["SARM2"]) / np.mean(errors["single head (ReWiND)"])
         remarks.append(f"SARM2 over single head: {ratio:.2f}; the paper's is at most 0.56.")
     steps = {
@@ -30,8 +28,7 @@ def judge(profile: Profile, results: Results) -> Finding:
     }
     for name, step in steps.items():
         if step:
-            mean, low, high = interval_of_mean(step)
-            remarks.append(f"{name} above the one before: {mean:+.4f} [{low:+.4f}, {high:+.4f}].")
+            remarks.append(f"{name} above the one before: {interval(step, '+.4f')}.")
     return Finding(
         verdict=weakest(steps)[1],
         headline="error "

@@ -118,10 +118,13 @@ ENDS = 4
 
 
 def look_into(before: Done, after: Done) -> str:
-    """Say how success, the pay of a failure and that of an episode change in training."""
+    """Say how success, the pay of a failure and that of an episode change in training.
+
+    These episodes go on after a success, and are paid for the end.
+    """
     success, paid = (
         np.array([curve_of(item["curve"], key) for item in after.values()])
-        for key in ("success_once", "reward_shaping")
+        for key in ("success_at_end", "reward_shaping")
     )
     failure = paid.sum(axis=0) / np.maximum((1 - success).sum(axis=0), 1e-9)
     told = [
@@ -133,8 +136,9 @@ def look_into(before: Done, after: Done) -> str:
     told_apart = f"{np.mean(aurocs):.2f}" if aurocs else "not known"
     played = np.mean([item["curve"][-1]["episodes"] for item in after.values()])
     return (
-        f"from the first to the last {ENDS} updates training success goes from {told[0]}, what a "
-        f"failure earns from {told[1]} of a success, what an episode earns in all from {told[2]}. "
+        f"from the first to the last {ENDS} updates success at the end of training episodes goes "
+        f"from {told[0]}, what a failure earns from {told[1]} of a success, what an episode earns "
+        f"in all from {told[2]}. "
         "Where the last does not rise, PPO has not learned its reward but drifted, and a failure "
         "that earns nearly as much as a success does not hold it back. Whether an episode of the "
         f"cloned policy succeeded the value model tells from its last frame with an AUROC of "

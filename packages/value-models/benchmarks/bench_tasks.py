@@ -30,6 +30,7 @@ from task_data import (
     TASKS,
     TaskEpisode,
     load_tasks,
+    num_recorded,
     record,
     reduced,
 )
@@ -239,7 +240,7 @@ def main() -> None:
     parser.add_argument("--no-state", action="store_true", help="pictures and words alone")
     parser.add_argument("--development", action="store_true")
     arguments = parser.parse_args()
-    if not all((arguments.data / f"{env}-v1" / "meta" / "info.json").exists() for env in TASKS):
+    if min(num_recorded(arguments.data / f"{env}-v1") for env in TASKS) < arguments.episodes:
         record(arguments.data, episodes=arguments.episodes)
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore")

@@ -68,6 +68,12 @@ def record(data: Path, *, episodes: int = 80, seed: int = 40_000_000, workers: i
         subprocess.run(command, check=True)
 
 
+def num_recorded(root: Path) -> int:
+    """Return the episodes of a task, as far as its recording got."""
+    info = root / "meta" / "info.json"
+    return int(json.loads(info.read_text())["total_episodes"]) if info.exists() else 0
+
+
 def read_attempts(root: Path) -> dict[int, Attempt]:
     """Read what the recording of one task says of each episode."""
     features = json.loads((root / "meta" / "info.json").read_text())["features"]
