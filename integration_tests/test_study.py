@@ -194,6 +194,21 @@ def test_a_result_says_how_it_was_made(records):
     assert content["command"].startswith("nox -s study")
 
 
+def test_results_of_another_profile_are_refused(tmp_path, capsys):
+    Records(tmp_path / "results", "ci").add(make_run("start", 0), dict)
+    assert command.main(["failures", "--report-only", "--out", str(tmp_path)]) == 1
+    assert "is of the profile 'ci', not of 'full'" in capsys.readouterr().err
+
+
+def test_a_run_of_other_seeds_says_that_it_needs_a_folder(tmp_path):
+    records = Records(tmp_path, "full")
+    for seed in (0, 40):
+        records.add(make_run("start", seed), dict)
+    first, other = (content["command"] for content in records.files().values())
+    assert first == "nox -s study -- --profile full --seeds 0"
+    assert other == "nox -s study -- --profile full --seeds 40 --out FOLDER"
+
+
 def test_names_of_runs_differ():
     runs = {run for claim in CLAIMS for run in claim.runs(PROFILE)}
     assert len({run.name for run in runs}) == len(runs)

@@ -42,14 +42,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             for number, run in enumerate(todo):
                 print(f"run {number + 1} of {len(todo)}: {run.name}", flush=True)
                 _do(run, records, out, args.profile)
+        pages = kept if kept.parent == HERE else out
+        print(write_report(profile if args.out is None else played, records, pages))
     except (StageError, BenchAdaptersError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("\nstopped; start again to continue", file=sys.stderr)
         return 130
-    pages = kept if kept.parent == HERE else out
-    print(write_report(profile if args.out is None else played, records, pages))
     if kept.parent == HERE:
         readme = HERE.parents[1] / "README.md"
         write_verdicts(judge_all(profile, records), readme, PAGE)
