@@ -6,6 +6,7 @@ from functools import partial
 
 import numpy as np
 import pytest
+import torch
 
 from bench_adapters.functional.put_on_plate import CATEGORIES
 from integration_tests.study import __main__ as command
@@ -18,6 +19,7 @@ from integration_tests.study.lab import Constant, Shuffled, Target
 from integration_tests.study.plates import run_names
 from integration_tests.study.records import Records
 from integration_tests.study.report import write_report
+from integration_tests.study.runs import mean_weights
 from integration_tests.study.shifts import SHIFTS
 from integration_tests.study.statistics import band_of_mean, interval_of_mean, verdict_of, weakest
 
@@ -222,6 +224,14 @@ def test_shards_share_out_every_run_once():
     assert max(map(len, shards)) - min(map(len, shards)) <= 1
     with pytest.raises(SystemExit):
         command.main(["--shard", "3/3"])
+
+
+def test_weights_of_successes_their_ends_and_failures():
+    weights = torch.tensor([1.0, 1.0, 0.4, 1.0, 0.0, 0.5, 0.1, 0.3])
+    mean = mean_weights(weights, [3, 3, 2], 1)
+    expected = {"success": 3.9 / 6, "end of success": 0.45, "failure": 0.2}
+    assert mean == pytest.approx(expected)
+    assert set(mean_weights(weights, [3, 3, 2], 0)) == {"success", "end of success"}
 
 
 def test_targets_that_count_time():

@@ -71,6 +71,10 @@ def named(*parts: str) -> str:
     return "-".join(part for part in parts if part not in ("none", "picture", "clone"))
 
 
+EXTRA = "extra.json"
+"""Further entries of a result, in the folder of a training."""
+
+
 class Target(Sequence[dict[str, Any]]):
     """Labelled episodes whose successes count time in place of Feat2Go's progress.
 
@@ -275,7 +279,7 @@ def fine_tune(
 
     Returns:
         ``curve``, rows of ``metrics.csv``; ``after``, the scores; ``glimpses``, scores on the way
-        by number of updates.
+        by number of updates; what ``train`` wrote to `EXTRA`.
     """
     stages = lab.stages(name)
 
@@ -284,7 +288,8 @@ def fine_tune(
         rows = _read_metrics(folder / "metrics.csv")
         scores = evaluate or (lambda p, f: lab.evaluate(p, f, shifted=shifted))
         glimpses = _read_json(folder / "glimpses.json")
-        return {"curve": rows, "after": scores(policy, folder), "glimpses": glimpses}
+        extra = _read_json(folder / EXTRA)
+        return {"curve": rows, "after": scores(policy, folder), "glimpses": glimpses, **extra}
 
     return stages.run("finetune", {**settings, "profile": lab.profile.sizes()}, work)
 

@@ -1,19 +1,24 @@
 """How each kind of run is done. A function here is called with a lab and the run's options."""
 
-from collections.abc import Callable, Iterable, Mapping
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from integration_tests.pipelines.demonstrations import demonstrations
+from integration_tests.pipelines.files import write_whole
 from integration_tests.pipelines.quickstart import CAMERA, CHUNK
 from integration_tests.study.ablation import ablation
 from integration_tests.study.calvin import calvin
 from integration_tests.study.design import Result
 from integration_tests.study.failures import failures
-from integration_tests.study.lab import Constant, Lab, Shuffled, fine_tune, improve, named
+from integration_tests.study.lab import EXTRA, Constant, Lab, Shuffled, fine_tune, improve, named
 from integration_tests.study.plates import plates
 from integration_tests.study.policies import policy_of, small_policy
 from integration_tests.study.ranking import fit_ranking_model, ranking
@@ -136,16 +141,37 @@ def cloning(lab: Lab, *, method: str, degraded: float) -> Result:
         samples = make_chunks(episodes, chunk=CHUNK)
         policy = small_policy(lab, samples)
         if method == "rabc":
-            learner: BehaviourCloning = RABC(policy, samples, weighed, out_dir=folder)
+            weighing = RABC(policy, samples, weighed, out_dir=folder)
+            lengths = [len(episode["action"]) for episode in episodes]
+            weights = mean_weights(weighing.weights, lengths, round(num * degraded))
+            write_whole(folder / EXTRA, json.dumps({"weights": weights}))
+            weighing.fit()
         else:
             del samples["progress_gain"]
-            learner = BehaviourCloning(policy, samples, alike, out_dir=folder)
-        learner.fit()
+            BehaviourCloning(policy, samples, alike, out_dir=folder).fit()
         policy.eval()
         return policy
 
     name = f"cloning-{method}-{degraded}"
     return fine_tune(lab, name, {**asdict(weighed), "num": num}, train)
+
+
+def mean_weights(weights: Tensor, lengths: Sequence[int], num_failures: int) -> dict[str, float]:
+    """Return the mean weight of the samples of successes, of their last thirds and of failures.
+
+    Args:
+        weights: Of every frame of every episode, in order.
+        lengths: Frames of each episode.
+        num_failures: How many failed, the last ones; without any, ``failure`` is left out.
+    """
+    parts: list[Tensor] = list(torch.split(weights, list(lengths)))
+    succeeded, failed = parts[: len(parts) - num_failures], parts[len(parts) - num_failures :]
+    groups = {
+        "success": succeeded,
+        "end of success": [part[len(part) * 2 // 3 :] for part in succeeded],
+        "failure": failed,
+    }
+    return {name: float(torch.cat(group).mean()) for name, group in groups.items() if group}
 
 
 def _mixture(lab: Lab, num: int, degraded: float) -> Iterable[dict[str, Any]]:

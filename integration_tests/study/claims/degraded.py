@@ -39,9 +39,33 @@ def judge(profile: Profile, results: Results) -> Finding:
         headline=f"{points(degraded)} points at 30 and 60 %; n = {num}" if num else "",
         header=["demonstrations", "seeds", "BC %", "RA-BC %", "difference, points"],
         rows=rows,
-        remarks=["Verdict: mean difference at 30 and 60 %."],
+        remarks=["Verdict: mean difference at 30 and 60 %.", *_looked_into(profile, results)],
         draw=lambda: figures.paired_bars(bars),
     )
+
+
+def _looked_into(profile: Profile, results: Results) -> list[str]:
+    """Say what RA-BC made of the failed demonstrations, where results hold it."""
+    weights = [
+        item["weights"]
+        for share in SHARES
+        if share
+        for item in ARMS[share].found(profile, results)["rabc"].values()
+        if "weights" in item
+    ]
+    if not weights:
+        return []
+    success, end, failure = (
+        f"{sum(item[name] for item in weights) / len(weights):.2f}"
+        for name in ("success", "end of success", "failure")
+    )
+    text = (
+        f"Looked into: a sample of a failed demonstration weighs {failure} on average, one of a "
+        f"successful one {success}, and {end} in its last third ({len(weights)} trainings). Most "
+        "of a failure is done as a success is; and at the goal progress rises no more, so that "
+        "stopping there, which success takes, is weighed down as well."
+    )
+    return [text]
 
 
 DEGRADED = Claim(
