@@ -1,14 +1,32 @@
 """SPIRAL's rounds with three rewards."""
 
-from integration_tests.study.comparison import (
-    Arms,
-    Comparison,
-    arm,
-    success,
-)
+from collections.abc import Mapping
+
+import numpy as np
+
+from integration_tests.study.comparison import Arms, Comparison, Done, arm, success
 from integration_tests.study.design import Claim
+from integration_tests.study.lab import curve_of
 
 FROZEN = "start, frozen"
+
+
+def look_into(found: Mapping[str, Done]) -> str:
+    """Say how success of the rounds' own episodes changes."""
+    rounds = {
+        name: np.mean([curve_of(item["curve"]) for item in found[name].values()], axis=0)
+        for name in ("SARM2", "single head", "sparse")
+    }
+    told = "; ".join(
+        f"{', '.join(f'{100 * rate:.0f}' for rate in rates)} % ({name})"
+        for name, rates in rounds.items()
+    )
+    return (
+        f"success of the episodes of each round, the first being the frozen policy's: {told}. The "
+        "96 of a seed have a standard error of 5 points."
+    )
+
+
 JUDGE = Comparison(
     arms=Arms(
         {
@@ -23,6 +41,7 @@ JUDGE = Comparison(
     others=(FROZEN, "single head", "sparse"),
     by="success %",
     told=[("sparse", FROZEN)],
+    look_into=look_into,
 )
 
 ROUNDS = Claim(
