@@ -7,6 +7,7 @@ from vla_rl.functional.policy_losses import (
     adapt_kl_coefficient,
     clip_fractions,
     clipped_surrogate,
+    imitation_mean,
     kl_k1,
     kl_k2,
     kl_k3,
@@ -256,3 +257,18 @@ def test_tokens_that_were_not_executed_do_not_count_in_the_penalty():
 @pytest.mark.parametrize(("kl", "expected"), [(0.005, 0.05), (0.01, 0.1), (0.04, 0.1), (0.05, 0.2)])
 def test_the_weight_of_the_penalty_follows_the_kl(kl, expected):
     assert adapt_kl_coefficient(0.1, kl, target=0.02) == expected
+
+
+def test_imitation_mean_counts_real_actions_alone():
+    generator = torch.Generator().manual_seed(0)
+    loss = torch.rand(6, 4, 3, generator=generator, dtype=torch.float64)
+    mask = torch.rand(6, 4, generator=generator) < 0.6
+    mask[2] = False
+    loss[~mask] = float("nan")
+    own = [[float(loss[i, j].mean()) for j in range(4) if mask[i, j]] for i in range(6)]
+    expected = [sum(row) / len(row) if row else 0.0 for row in own]
+    each = imitation_mean(loss, mask, reduction="none")
+    assert each.tolist() == pytest.approx(expected)
+    every = [value for row in own for value in row]
+    mean = imitation_mean(loss, mask, reduction="mean")
+    assert float(mean) == pytest.approx(sum(every) / len(every))

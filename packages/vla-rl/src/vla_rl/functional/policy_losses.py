@@ -33,6 +33,21 @@ def masked_mean(
     return torch.where(mask, x, 0.0).sum() / count.where(count > 0, 1)
 
 
+def imitation_mean(
+    loss: Float[Tensor, "n k a"], mask: Bool[Tensor, "n k"], *, reduction: Literal["none", "mean"]
+) -> Tensor:
+    """Return the mean loss of each sample's own actions ``(n,)``, or of all actions of a batch.
+
+    Args:
+        loss: Of every action dimension.
+        mask: Which actions are real; a sample without any has zero.
+        reduction: ``none`` or ``mean``.
+    """
+    if reduction == "mean":
+        return masked_mean(loss, mask)
+    return torch.where(mask, loss.mean(-1), 0.0).sum(-1) / mask.sum(-1).clamp(min=1)
+
+
 def aggregate_log_ratio(
     log_ratio: Float[Tensor, "n k a"], mask: Bool[Tensor, "n k"], *, level: Level
 ) -> tuple[Tensor, Tensor]:

@@ -13,7 +13,7 @@ from vla_rl.functional.action_bins import (
     encode_actions,
 )
 from vla_rl.functional.flow import gaussian_entropy
-from vla_rl.functional.policy_losses import masked_mean
+from vla_rl.functional.policy_losses import imitation_mean
 from vla_rl.identity import policy_config
 from vla_rl.observations import require, to_tensor
 from vla_rl.policies.small_policy import CLIPPED_SHARE, require_replay
@@ -144,9 +144,7 @@ class DiscretizedPolicy(nn.Module):
         check_action_range(real, self.action_low, self.action_high, beyond=CLIPPED_SHARE)
         inside = real.clamp(self.action_low, self.action_high)
         error = ((mean - inside) / (0.5 * (self.action_high - self.action_low))).square()
-        if reduction == "mean":
-            return masked_mean(error, mask)
-        return torch.where(mask, error.mean(-1), 0.0).sum(-1) / mask.sum(-1).clamp(min=1)
+        return imitation_mean(error, mask, reduction=reduction)
 
     def _encode(self, action: Tensor) -> Tensor:
         # The outer bins hold the tails of the Gaussian.

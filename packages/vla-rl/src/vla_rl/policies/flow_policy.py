@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Generator, Tensor, nn
 
 from vla_rl.functional.flow import hold_last_action
+from vla_rl.functional.policy_losses import imitation_mean
 from vla_rl.policies.noisy_walk import NoisyWalk
 from vla_rl.policies.small_policy import SmallPolicy, require_replay
 from vla_rl.types import ActOutput, EvaluateOutput, ImitationBatch, Observation
@@ -148,7 +149,7 @@ class FlowPolicy(SmallPolicy):
         noise = torch.randn_like(clean)
         t = torch.rand(len(clean), 1, 1, device=clean.device)
         velocity = self._velocity(self.trunk(inputs), (1.0 - t) * clean + t * noise, t[:, 0])
-        return self._reduce((velocity - (noise - clean)).square(), mask, reduction)
+        return imitation_mean((velocity - (noise - clean)).square(), mask, reduction=reduction)
 
     def read(self, obs: Mapping[str, Any]) -> dict[str, Tensor]:
         """Return an observation as tensors; see `vla_rl.types.LatentPolicy`."""

@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Generator, Tensor, nn
 
 from vla_rl.functional.flow import gaussian_entropy, gaussian_log_prob
+from vla_rl.functional.policy_losses import imitation_mean
 from vla_rl.policies.small_policy import SmallPolicy, require_replay
 from vla_rl.types import ActOutput, EvaluateOutput, ImitationBatch, Observation
 
@@ -134,7 +135,7 @@ class GaussianPolicy(SmallPolicy):
         """
         inputs, action, mask = self._read_demonstrations(batch)
         error = (self._mean(self.trunk(inputs)) - self._normalize(action)).square()
-        return self._reduce(error, mask, reduction)
+        return imitation_mean(error, mask, reduction=reduction)
 
     def read(self, obs: Mapping[str, Any]) -> dict[str, Tensor]:
         """Return an observation as tensors; see `vla_rl.types.Regressor`."""

@@ -13,7 +13,7 @@ from torch import Generator, Tensor, nn
 from transformers import PI0ForConditionalGeneration
 
 from vla_rl.functional.flow import hold_last_action
-from vla_rl.functional.policy_losses import masked_mean
+from vla_rl.functional.policy_losses import imitation_mean
 from vla_rl.observations import image_key, require, to_tensor
 from vla_rl.policies.noisy_walk import NoisyWalk
 from vla_rl.policies.pi0_inputs import Tokenize, image_prompt, scale_images
@@ -197,9 +197,7 @@ class PI0Policy(nn.Module):
         x = (1.0 - t[:, None, None]) * clean + t[:, None, None] * noise
         velocity = self._velocity(self._encode(inputs), x, t)
         error = (velocity - (noise - clean)).square()[..., : self.action_dim]
-        if reduction == "mean":
-            return masked_mean(error, mask)
-        return torch.where(mask, error.mean(-1), 0.0).sum(-1) / mask.sum(-1).clamp(min=1)
+        return imitation_mean(error, mask, reduction=reduction)
 
     def read(self, obs: Observation) -> dict[str, Tensor]:
         """Return what the model reads of an observation, checked, as tensors on its device.

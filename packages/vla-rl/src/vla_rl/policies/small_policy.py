@@ -3,7 +3,7 @@
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self, cast
+from typing import Any, ClassVar, Self, cast
 
 import torch
 from huggingface_hub import PyTorchModelHubMixin
@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from vla_rl.errors import CheckpointError
 from vla_rl.functional.action_bins import check_action_range
-from vla_rl.functional.policy_losses import masked_mean
 from vla_rl.observations import require, to_tensor
 from vla_rl.policies.trunk import ObservationTrunk, as_vector
 from vla_rl.types import ImitationBatch
@@ -128,16 +127,6 @@ class SmallPolicy(nn.Module, PyTorchModelHubMixin, library_name="vla-rl", tags=[
         real = torch.where(mask[..., None], action, self.action_low)
         check_action_range(real, self.action_low, self.action_high, beyond=CLIPPED_SHARE)
         return inputs, real.clamp(self.action_low, self.action_high), mask
-
-    @staticmethod
-    def _reduce(
-        loss: Float[Tensor, "n k a"], mask: Bool[Tensor, "n k"], reduction: Literal["none", "mean"]
-    ) -> Tensor:
-        """Return the mean over each sample's own actions, or over all of the batch."""
-        if reduction == "mean":
-            return masked_mean(loss, mask)
-        per_action = torch.where(mask, loss.mean(-1), 0.0)
-        return per_action.sum(-1) / mask.sum(-1).clamp(min=1)
 
     def _save_pretrained(self, save_directory: Path) -> None:
         partial = save_directory / f".{SAFETENSORS_SINGLE_FILE}.partial"

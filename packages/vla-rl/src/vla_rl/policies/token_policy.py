@@ -13,6 +13,7 @@ from vla_rl.functional.action_bins import (
     encode_actions,
     gaussian_bin_labels,
 )
+from vla_rl.functional.policy_losses import imitation_mean
 from vla_rl.policies.small_policy import SmallPolicy, require_replay
 from vla_rl.types import ActOutput, EvaluateOutput, ImitationBatch, Observation
 
@@ -174,7 +175,7 @@ class TokenPolicy(SmallPolicy):
             sigma_bins=self.label_sigma_bins,
         )
         cross_entropy = -(labels * self._log_probs(self.trunk(inputs))).sum(-1)
-        return self._reduce(cross_entropy, mask, reduction)
+        return imitation_mean(cross_entropy, mask, reduction=reduction)
 
     def _log_probs(self, features: Float[Tensor, "n hidden"]) -> Float[Tensor, "n k a bins"]:
         gain, offset = self.token_context(features)[:, None].chunk(2, dim=-1)

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from vla_rl.errors import CheckpointError
-from vla_rl.functional.policy_losses import masked_mean
 from vla_rl.observations import image_key, require, to_tensor
 from vla_rl.policies.openvla import lora
 from vla_rl.policies.openvla.action_tokens import Bounds
@@ -223,14 +222,6 @@ class OpenVLABase(nn.Module):
             )
         # What stands in padding must not reach the gradients, as NaN would through any mask.
         return self.action_bounds.normalize(torch.where(mask[..., None], action, 0.0)), mask
-
-    @staticmethod
-    def _reduce(
-        loss: Float[Tensor, "n k a"], mask: Bool[Tensor, "n k"], reduction: Literal["none", "mean"]
-    ) -> Tensor:
-        if reduction == "mean":
-            return masked_mean(loss, mask)
-        return torch.where(mask, loss.mean(-1), 0.0).sum(-1) / mask.sum(-1).clamp(min=1)
 
 
 def _recompute(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:

@@ -8,6 +8,7 @@ from jaxtyping import Float, Int
 from torch import Generator, Tensor, nn
 
 from vla_rl.functional.action_bins import check_tokens
+from vla_rl.functional.policy_losses import imitation_mean
 from vla_rl.policies.openvla.action_tokens import (
     Bounds,
     decode_action_tokens,
@@ -220,7 +221,7 @@ class OpenVLAPolicy(OpenVLABase):
         hidden = self._states(self._prefix(self.read(batch)), tokens.flatten(1))
         log_probs = self._log_probs(hidden, temperature=1.0)
         loss = -_pick(log_probs, tokens.flatten(1) - self._first).view(tokens.shape)
-        return self._reduce(loss, mask, reduction)
+        return imitation_mean(loss, mask, reduction=reduction)
 
     def _states(
         self, prefix: Prefix, tokens: Int[Tensor, "n tokens"] | None

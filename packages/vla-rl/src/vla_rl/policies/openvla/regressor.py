@@ -6,6 +6,7 @@ from typing import Any, Literal
 from jaxtyping import Float
 from torch import Tensor
 
+from vla_rl.functional.policy_losses import imitation_mean
 from vla_rl.policies.openvla.action_tokens import Bounds
 from vla_rl.policies.openvla.base import OpenVLABase
 from vla_rl.policies.openvla.checkpoint import DType, load_head, load_published
@@ -101,7 +102,9 @@ class OpenVLARegressor(OpenVLABase):
             ValueError: If a key is missing, the chunk length is another or an action is not finite.
         """
         action, mask = self._demonstrations(batch)
-        return self._reduce((self._regress(self.read(batch)) - action).abs(), mask, reduction)
+        return imitation_mean(
+            (self._regress(self.read(batch)) - action).abs(), mask, reduction=reduction
+        )
 
     def _regress(self, inputs: Mapping[str, Tensor]) -> Float[Tensor, "n k a"]:
         prefix = self._prefix(inputs)
